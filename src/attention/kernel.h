@@ -1,0 +1,26 @@
+// What a kernel is to the rest of the library: a name, the reasons why it cannot take a problem, a
+// plan, a launch.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bsk/attention.h"
+
+namespace bsk {
+
+struct Kernel {
+  const char* name;  // kernel, file, test id and bench row share it
+  const char* summary;
+  // Why this kernel cannot take the problem on that device; an empty list means that it can.
+  std::vector<std::string> (*reasons)(const AttentionProblem&, const DeviceProperties&);
+  AttentionPlan (*plan)(const AttentionProblem&, const DeviceProperties&);
+  void (*launch)(const AttentionProblem&, const AttentionPlan&, const AttentionBuffers&);
+  bool only_when_forced;  // an oracle: taken only when it is asked for by name
+};
+
+// All kernels of this build, the most wanted first.
+std::span<const Kernel> kernels();
+
+}  // namespace bsk
