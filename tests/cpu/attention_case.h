@@ -136,8 +136,8 @@ class CaseData {
   bool allows(int64_t b, int64_t h, int64_t i, int64_t j) const {
     const int64_t shift = c_.causal == Causal::kUpperLeft ? 0 : c_.kv_len - c_.q_len;
     if (c_.causal != Causal::kNone && j > i + shift) return false;
-    if (c_.window_left >= 0 && j < i + shift - c_.window_left) return false;
-    if (c_.window_right >= 0 && j > i + shift + c_.window_right) return false;
+    if (c_.window_left >= 0 && i + shift - j > c_.window_left) return false;
+    if (c_.window_right >= 0 && j - i - shift > c_.window_right) return false;
     if (c_.mask.kind == MaskKind::kBool && mask_entry(b, h, i, j) == 0.0) return false;
     if (c_.blocks.block_q == 0) return true;
     const int64_t group = c_.q_heads / c_.kv_heads;
