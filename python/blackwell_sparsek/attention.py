@@ -117,6 +117,9 @@ def _run(
             with torch.profiler.record_function("blackwell_sparsek::attention_forward"):
                 return _C.attention_forward(*arguments)
         return _C.attention_forward(*arguments)
+    except ValueError:
+        dispatch.check_storage(Q, K, V, attn_mask, out)  # knows more than what the tensors export
+        raise
     except _C.UnsupportedError as error:
         if config.fallback != "sdpa":
             raise
