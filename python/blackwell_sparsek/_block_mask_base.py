@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +18,7 @@ from ._block_checks import (
     checked_tensor,
 )
 from ._block_lists import (
+    ElementRule,
     ceil_div,
     dense_from_lists,
     element_bits,
@@ -227,8 +227,8 @@ class BlockMaskBase:
     def _from_blocks(
         cls,
         full: Tensor,
-        partial: Tensor | None,
-        rule: Callable[[Tensor, Tensor, int, int], Tensor] | None,
+        partial: Tensor,
+        rule: ElementRule,
         *,
         block_size: tuple[int, int],
         q_len: int,
@@ -237,10 +237,10 @@ class BlockMaskBase:
     ) -> Self:
         """Block-level bool masks [batch, heads, q_blocks, kv_blocks] and the rule of the partial
         ones (see `element_bits`)."""
-        counts, indices = lists_from_dense(full)
-        if partial is None or rule is None or partial_width == 0:
-            return cls.from_dense(full, block_size, q_len=q_len, kv_len=kv_len)
         partial_counts, partial_indices = lists_from_dense(partial, partial_width)
+        if partial_indices.shape[-1] == 0:
+            return cls.from_dense(full, block_size, q_len=q_len, kv_len=kv_len)
+        counts, indices = lists_from_dense(full)
         return cls(
             counts,
             indices,
@@ -402,7 +402,8 @@ class BlockMaskBase:
         partial = "" if self.partial_indices is None else ", with partial blocks"
         return (
             f"{type(self).__name__}(batch={batch}, heads={heads}, q_blocks={q_blocks}, "
-            f"kv_blocks={kv_blocks}, block_size={self.block_size}{lengths}, device={str(self.device)!r}{partial})"
+            f"kv_blocks={kv_blocks}, block_size={self.block_size}{lengths}, "
+            f"device={str(self.device)!r}{partial})"
         )
 
 
