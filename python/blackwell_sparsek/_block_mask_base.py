@@ -25,7 +25,6 @@ from ._block_lists import (
     lists_from_dense,
     problem,
     readable,
-    require,
     sorted_lists,
     unpack_bits,
 )
