@@ -111,8 +111,6 @@ def _run(
     arguments = _native_arguments(Q, K, V, scale, *options)
     config = core.config_in_force or core.get_default_config()
     try:
-        if config.debug_mode and block_mask is not None:
-            block_mask.check_contents()
         if config.enable_profiling:
             with torch.profiler.record_function("blackwell_sparsek::attention_forward"):
                 return _C.attention_forward(*arguments)
