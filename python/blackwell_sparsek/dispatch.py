@@ -80,6 +80,10 @@ def _needs_dispatcher(tensors: tuple[Any, ...]) -> bool:
         if not isinstance(tensor, Tensor):
             continue  # the native entry says what it thinks of other objects
         if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_meta:
+            if type(tensor).__name__ == "DTensor":
+                from blackwell_sparsek import _dtensor
+
+                _dtensor.register_rules()
             return True
         if torch_op.gradient_wanted(tensor):
             return True

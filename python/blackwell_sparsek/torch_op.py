@@ -279,3 +279,49 @@ def _register() -> tuple[torch.library.Library, dict[str, _Operator]]:
 
 
 _LIBRARY, _OPERATORS = _register()
+
+
+# ---- BlockMask as a pytree: an argument of exported programs and of vmap -------------------------
+
+_LISTS = ("full_counts", "full_indices", "partial_counts", "partial_indices", "partial_bits")
+_Context = tuple[tuple[int, int], int | None, int | None, int]
+
+
+def _flatten(mask: BlockMask) -> tuple[list[Any], _Context]:
+    return list(mask._tensors()), (mask.block_size, mask.q_len, mask.kv_len, mask.kv_blocks)
+
+
+def _flatten_with_keys(mask: BlockMask) -> tuple[list[tuple[Any, Any]], _Context]:
+    leaves, context = _flatten(mask)
+    keys = [torch.utils._pytree.GetAttrKey(name) for name in _LISTS]
+    return list(zip(keys, leaves, strict=True)), context
+
+
+def _unflatten(leaves: Any, context: _Context) -> BlockMask:
+    # Not through __init__: torch also unflattens with things that are no tensors (dynamic shapes).
+    mask = BlockMask.__new__(BlockMask)
+    for name, leaf in zip(_LISTS, leaves, strict=True):
+        setattr(mask, name, leaf)
+    mask.block_size, mask.q_len, mask.kv_len, mask.kv_blocks = context
+    return mask
+
+
+def _to_dumpable(context: _Context) -> list[Any]:
+    return [list(context[0]), *context[1:]]
+
+
+def _from_dumpable(dumped: list[Any]) -> _Context:
+    block_size, q_len, kv_len, kv_blocks = dumped
+    return (block_size[0], block_size[1]), q_len, kv_len, kv_blocks
+
+
+torch.serialization.add_safe_globals([BlockMask])
+torch.utils._pytree.register_pytree_node(
+    BlockMask,
+    _flatten,
+    _unflatten,
+    serialized_type_name="blackwell_sparsek.BlockMask",
+    to_dumpable_context=_to_dumpable,
+    from_dumpable_context=_from_dumpable,
+    flatten_with_keys_fn=_flatten_with_keys,
+)
