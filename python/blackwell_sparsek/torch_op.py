@@ -150,7 +150,8 @@ class _Operator:
                     f"{name}: must have 4 dimensions [batch, heads, length, head_dim]; got "
                     f"{tensor.dim()}. Insert dimensions of size 1 with unsqueeze."
                 )
-            if tensor.device != q.device:
+        for name, tensor in (("K", k), ("V", v), ("attn_mask", arguments[8]), ("out", out)):
+            if tensor is not None and tensor.device != q.device:
                 raise ValueError(
                     f"{name}: must be on Q's device, {q.device}; got {tensor.device}. "
                     f"Move it there with {name}.to(Q.device)."
