@@ -111,12 +111,13 @@ def _run(
     arguments = _native_arguments(Q, K, V, scale, *options)
     config = core.config_in_force or core.get_default_config()
     try:
-        if config.debug_mode and block_mask is not None:
-            block_mask.check_contents()
         if config.enable_profiling:
             with torch.profiler.record_function("blackwell_sparsek::attention_forward"):
                 return _C.attention_forward(*arguments)
         return _C.attention_forward(*arguments)
+    except ValueError:
+        dispatch.check_storage(Q, K, V, attn_mask, out)  # knows more than what the tensors export
+        raise
     except _C.UnsupportedError as error:
         if config.fallback != "sdpa":
             raise
