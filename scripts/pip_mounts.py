@@ -31,12 +31,17 @@ def settings_of_pip() -> dict[str, str]:
 
 def local_paths(settings: dict[str, str]) -> list[Path]:
     """The files and folders of this machine that the settings name."""
-    paths = []
+    paths = set()
     for word in " ".join(settings.values()).split():
-        path = unquote(urlparse(word).path) if word.startswith("file://") else word
-        if path.startswith("/") and Path(path).exists():
-            paths.append(Path(path))
-    return sorted(set(paths))
+        if word.startswith("file://"):  # an index; its pages link to packages beside it
+            path = Path(unquote(urlparse(word).path)).parent
+        elif word.startswith("/"):
+            path = Path(word)
+        else:
+            continue
+        if path.exists():
+            paths.add(path)
+    return sorted(paths)
 
 
 def main() -> int:
