@@ -92,18 +92,12 @@ void compute_scores(const float* const* keys, int count, const float* q, int64_t
   const float* const* rest = keys + k;
   float* to = scores + k * kTileRows;
   switch (count - k) {
-    case 1:
-      return score_pass<1, kVectors>(rest, q, head_dim, to);
-    case 2:
-      return score_pass<2, kVectors>(rest, q, head_dim, to);
-    case 3:
-      return score_pass<3, kVectors>(rest, q, head_dim, to);
-    case 4:
-      return score_pass<4, kVectors>(rest, q, head_dim, to);
-    case 5:
-      return score_pass<5, kVectors>(rest, q, head_dim, to);
-    default:
-      return;
+    case 1: return score_pass<1, kVectors>(rest, q, head_dim, to);
+    case 2: return score_pass<2, kVectors>(rest, q, head_dim, to);
+    case 3: return score_pass<3, kVectors>(rest, q, head_dim, to);
+    case 4: return score_pass<4, kVectors>(rest, q, head_dim, to);
+    case 5: return score_pass<5, kVectors>(rest, q, head_dim, to);
+    default: return;
   }
 }
 
@@ -115,18 +109,12 @@ void accumulate_values(const float* const* values, int64_t columns, const float*
     value_pass<kRowsPerPass, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
   }
   switch (columns - c) {
-    case 1:
-      return value_pass<1, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    case 2:
-      return value_pass<2, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    case 3:
-      return value_pass<3, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    case 4:
-      return value_pass<4, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    case 5:
-      return value_pass<5, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    default:
-      return;
+    case 1: return value_pass<1, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    case 2: return value_pass<2, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    case 3: return value_pass<3, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    case 4: return value_pass<4, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    case 5: return value_pass<5, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    default: return;
   }
 }
 
