@@ -82,8 +82,9 @@ def kernel_for(device: str, forced: str | None = None) -> tuple[str | None, str]
     dtype = torch.float64 if forced == "cpu_reference" else torch.float16
     x = torch.zeros(1, 2, 128, 64, dtype=dtype, device=device)
     arguments = _native_arguments(x, x, x, None, False, None, None, None, None, False, None)
+    with_kernel: tuple[Any, ...] = (*arguments, forced)
     try:
-        return _C.plan(*arguments, forced)
+        return _C.plan(*with_kernel)
     except UnsupportedError as error:
         return None, str(error)
 
@@ -137,13 +138,13 @@ def _attention_on(device: str, dtype_name: str) -> Finding:
     name = f"attention on {device}"
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(torch, dtype_name)
-    inputs = [
+    Q, K, V = (
         torch.randn(1, 2, 100, 64, generator=generator).to(dtype).to(device) for _ in range(3)
-    ]
+    )
     try:
         with torch.no_grad():
-            output = attention_forward(*inputs, is_causal=True)
-        expected = reference_attention(*inputs, is_causal=True)
+            output = attention_forward(Q, K, V, is_causal=True)
+        expected = reference_attention(Q, K, V, is_causal=True)
     except (RuntimeError, ValueError, TypeError) as error:
         return Finding(name, "problem", str(error))
     right, metrics = validate_correctness(output.cpu().double(), expected)
@@ -274,10 +275,12 @@ def _kernels() -> list[Finding]:
 def _configuration() -> list[Finding]:
     from blackwell_sparsek import _C
 
-    return [
-        Finding(f"option {name}", "info", f"{value or 'chosen per call'} (from {origin})")
-        for name, _, value, origin in _C.options_in_force()
-    ]
+    found = []
+    for name, variable, value, origin in _C.options_in_force():
+        source = variable if origin == "environment" else origin
+        text = f"{value or 'chosen per call'} (from {source})"
+        found.append(Finding(f"option {name}", "info", text))
+    return found
 
 
 def _integrations() -> list[Finding]:
