@@ -68,12 +68,15 @@ def run_case(
     ours = Peer(OURS, lambda: _forward(inputs))
     correct, error = _check(case, inputs, ours.call())
     sides = [ours, *rivals]
+    calls = {side.name: _calls_per_round(side) for side in sides}
     rounds: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
     for repetition in range(repetitions):
         # There and back again, so that a drift of the clock hits every side alike.
         for side in sides if repetition % 2 == 0 else reversed(sides):
             with side.forced():
-                rounds[side.name].append(_round(side))
+                rounds[side.name].append(
+                    benchmark_latency(side.call, num_warmup=0, num_iters=calls[side.name])
+                )
         step()
     pairs = roofline.selected_pairs(case, options.get("block_mask"))
     all_pairs = case.batch * case.q_heads * case.q_len * case.kv_len
@@ -133,10 +136,10 @@ def _check(case: Case, inputs: Inputs, output: Tensor) -> tuple[bool, float]:
     return ok, metrics["max_diff"]
 
 
-def _round(side: Peer) -> dict[str, Any]:
-    trial = benchmark_latency(side.call, num_warmup=1, num_iters=1, method="wall")["median_us"]
-    calls = int(min(_MAX_CALLS, max(3.0, _ROUND_US / max(trial, 1.0))))
-    return benchmark_latency(side.call, num_warmup=2, num_iters=calls)
+def _calls_per_round(side: Peer) -> int:
+    with side.forced():
+        trial = benchmark_latency(side.call, num_warmup=0, num_iters=1, method="wall")["median_us"]
+    return int(min(_MAX_CALLS, max(3.0, _ROUND_US / max(trial, 1.0))))
 
 
 def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:

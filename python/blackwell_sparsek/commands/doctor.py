@@ -227,7 +227,7 @@ def _compiler() -> list[Finding]:
 
 
 def _cache() -> list[Finding]:
-    import os
+    import tempfile
     from pathlib import Path
 
     from blackwell_sparsek.core import get_default_config
@@ -236,7 +236,10 @@ def _cache() -> list[Finding]:
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:  # permission bits tell too little: of root, of read-only and of virtual file systems
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError:
         return [
             Finding(
                 "kernel cache",
