@@ -40,8 +40,7 @@ def attention_forward(
     if has_torch_function(present):
         named = dict(zip(_OPTIONS, options, strict=True))
         return handle_torch_function(attention.attention_forward, present, Q, K, V, scale, **named)
-    for name, tensor in tensors.items():
-        _check_storage(name, tensor)
+    check_storage(tensors, ("cpu", "cuda", "meta"))
     if _needs_dispatcher(present):
         return _through_operator(Q, K, V, scale, options)
     if isinstance(Q, Tensor) and torch.is_autocast_enabled(Q.device.type):
@@ -88,16 +87,19 @@ def _needs_dispatcher(tensors: tuple[Any, ...]) -> bool:
     return False
 
 
-def _check_storage(name: str, tensor: object) -> None:
-    if not isinstance(tensor, Tensor):
-        return  # the native entry says what it thinks of other objects
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        raise ValueError(
-            f"{name}: must be a dense strided tensor; got layout {tensor.layout}"
-            f"{' (nested)' if tensor.is_nested else ''}. Convert it with .to_dense(), or pad it."
-        )
-    if tensor.device.type not in ("cpu", "cuda", "meta"):
-        raise ValueError(
-            f"{name}: must be on a CPU or a CUDA device; got {tensor.device}. "
-            f"Move it with {name}.to('cpu')."
-        )
+def check_storage(tensors: dict[str, Any], devices: tuple[str, ...] = ("cpu", "cuda")) -> None:
+    """Raises ValueError where a named tensor has no plain strided memory on one of the devices."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            continue  # the native entry says what it thinks of other objects
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else str(tensor.layout)
+            raise ValueError(
+                f"{name}: must be a dense strided tensor; got a {kind} one. "
+                "Convert it with .to_dense(), or pad it."
+            )
+        if tensor.device.type not in devices:
+            raise ValueError(
+                f"{name}: must be on a CPU or a CUDA device; got {tensor.device}. "
+                f"Move it with {name}.to('cpu')."
+            )

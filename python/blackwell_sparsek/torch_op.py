@@ -109,8 +109,6 @@ class _Operator:
             lse = q.new_empty(q.shape[:3], dtype=torch.float32) if self.has_lse else None
         config = core.config_in_force or core.get_default_config()
         try:
-            if config.debug_mode and lists is not None:
-                _block_mask(arguments).check_contents()
             return self.pack(_C.attention_forward(*arguments[:9], lists, self.has_lse, result, lse))
         except _C.UnsupportedError as error:
             if config.fallback != "sdpa":
@@ -134,6 +132,12 @@ class _Operator:
                 raise ValueError(
                     f"{name}: must have 4 dimensions [batch, heads, length, head_dim]; got "
                     f"{tensor.dim()}. Insert dimensions of size 1 with unsqueeze."
+                )
+        for name, tensor in (("K", k), ("V", v), ("attn_mask", arguments[8]), ("out", out)):
+            if tensor is not None and tensor.device != q.device:
+                raise ValueError(
+                    f"{name}: must be on Q's device, {q.device}; got {tensor.device}. "
+                    f"Move it there with {name}.to(Q.device)."
                 )
         result = q.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
         lse = q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
