@@ -1,0 +1,142 @@
+"""Carry out a plan on the tree: one walk, comments kept, blocks never left empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import libcst as cst
+
+from blackwell_sparsek.migrate.analysis import NEW, View
+from blackwell_sparsek.migrate.plan import Plan
+
+
+def apply(view: View, plan: Plan) -> str:
+    """The module's new source."""
+    module = view.module.visit(_Apply(plan))
+    assert isinstance(module, cst.Module)
+    if plan.module_imports:
+        module = _add_imports(module, sorted(plan.module_imports))
+    return module.code
+
+
+# Stands where a statement was until its block is rebuilt: LibCST drops lines that are truly empty.
+_HOLE = cst.SimpleStatementLine([cst.Expr(cst.Name("__removed_by_bsk_migrate__"))])
+
+
+class _Apply(cst.CSTTransformer):
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+
+    def on_leave(self, original_node: Any, updated_node: Any) -> Any:
+        node = super().on_leave(original_node, updated_node)
+        if original_node in self.plan.removed:
+            if isinstance(original_node, cst.BaseSmallStatement):
+                return cst.RemoveFromParent()
+            return _HOLE.with_changes(leading_lines=_comments_of(original_node))
+        for edit in self.plan.edits.get(original_node, ()):
+            node = edit(node)
+        if isinstance(node, cst.SimpleStatementLine):
+            return _close(node) if node.body else node.with_changes(body=_HOLE.body)
+        if isinstance(node, cst.Module | cst.IndentedBlock):
+            return _drop_holes(node)
+        return node
+
+
+def _close(line: cst.SimpleStatementLine) -> cst.SimpleStatementLine:
+    """Take a semicolon away that has lost what came after it."""
+    last = line.body[-1]
+    semicolon = getattr(last, "semicolon", cst.MaybeSentinel.DEFAULT)
+    if isinstance(semicolon, cst.Semicolon):
+        last = last.with_changes(semicolon=cst.MaybeSentinel.DEFAULT)
+        return line.with_changes(body=[*line.body[:-1], last])
+    return line
+
+
+def _drop_holes(block: cst.Module | cst.IndentedBlock) -> cst.Module | cst.IndentedBlock:
+    """Remove the holes that removed statements have left, handing their comments to what follows."""
+    if not any(_is_hole(statement) for statement in block.body):
+        return block
+    body: list[Any] = []
+    carried: list[cst.EmptyLine] = []
+    for statement in block.body:
+        if _is_hole(statement):
+            assert isinstance(statement, cst.SimpleStatementLine)
+            carried = _merge(carried, _left_behind(statement))
+        elif carried:
+            lines = _merge(carried, statement.leading_lines)  # type: ignore[attr-defined]
+            body.append(statement.with_changes(leading_lines=lines))
+            carried = []
+        else:
+            body.append(statement)
+    if not body and isinstance(block, cst.IndentedBlock):
+        body = [cst.SimpleStatementLine([cst.Pass()], leading_lines=carried)]
+        carried = []
+    footer = [*carried, *block.footer] if _has_comment(carried) else block.footer
+    return block.with_changes(body=body, footer=footer)
+
+
+def _is_hole(statement: cst.CSTNode) -> bool:
+    return isinstance(statement, cst.SimpleStatementLine) and any(
+        small is _HOLE.body[0] for small in statement.body
+    )
+
+
+def _left_behind(line: cst.SimpleStatementLine) -> list[cst.EmptyLine]:
+    lines = list(line.leading_lines)
+    if line.trailing_whitespace.comment is not None:
+        lines.append(cst.EmptyLine(comment=line.trailing_whitespace.comment))
+    return lines
+
+
+def _merge(first: Sequence[cst.EmptyLine], second: Sequence[cst.EmptyLine]) -> list[cst.EmptyLine]:
+    """Comments of both; where the first has none, the longer of the two gaps."""
+    if _has_comment(first):
+        return [*first, *second]
+    if _has_comment(second) or len(second) >= len(first):
+        return list(second) if second else list(first)
+    return list(first)
+
+
+def _has_comment(lines: Sequence[cst.EmptyLine]) -> bool:
+    return any(line.comment is not None for line in lines)
+
+
+def _comments_of(node: cst.CSTNode) -> list[cst.EmptyLine]:
+    """The blank lines before a compound statement, and every comment in it."""
+    lines = list(getattr(node, "leading_lines", ()))
+    leading = {id(line.comment) for line in lines}
+
+    def walk(child: cst.CSTNode) -> None:
+        if isinstance(child, cst.Comment) and id(child) not in leading:
+            lines.append(cst.EmptyLine(comment=child))
+        for grandchild in child.children:
+            walk(grandchild)
+
+    walk(node)
+    return lines
+
+
+def _add_imports(module: cst.Module, names: Sequence[str]) -> cst.Module:
+    """`from blackwell_sparsek import ...` before the first statement that is not a docstring."""
+    index = 0
+    for statement in module.body:
+        small = statement.body[0] if isinstance(statement, cst.SimpleStatementLine) else None
+        docstring = index == 0 and isinstance(small, cst.Expr)
+        docstring = docstring and isinstance(getattr(small, "value", None), cst.SimpleString)
+        future = isinstance(small, cst.ImportFrom) and isinstance(small.module, cst.Name)
+        future = future and small.module.value == "__future__"  # type: ignore[union-attr]
+        if not (docstring or future):
+            break
+        index += 1
+    line = cst.parse_statement(f"from {NEW} import {', '.join(names)}")
+    body = list(module.body)
+    if index < len(body) and isinstance(body[index], cst.SimpleStatementLine):
+        follower = body[index]
+        if follower.body and isinstance(follower.body[0], cst.Import | cst.ImportFrom):  # type: ignore[union-attr,index]
+            line = line.with_changes(leading_lines=follower.leading_lines)  # type: ignore[union-attr]
+            body[index] = follower.with_changes(leading_lines=[])
+    elif index:
+        line = line.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
+    return module.with_changes(body=[*body[:index], line, *body[index:]])
