@@ -225,9 +225,8 @@ class View:
         for binding in self.bindings:
             for assignment in binding.scope[binding.local]:
                 if isinstance(assignment, Assignment) and assignment.scope is binding.scope:
-                    if not isinstance(assignment, ImportAssignment):
-                        binding.others.append(assignment.node)
-                    elif (id(assignment.node), binding.local) not in by_statement:
+                    imported = isinstance(assignment, ImportAssignment)
+                    if not imported or (id(assignment.node), binding.local) not in by_statement:
                         binding.others.append(assignment.node)
         locals_ = {binding.local for binding in self.bindings}
         for name in self.names:

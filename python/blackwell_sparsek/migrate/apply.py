@@ -7,7 +7,7 @@ from typing import Any
 
 import libcst as cst
 
-from blackwell_sparsek.migrate.analysis import NEW, View
+from blackwell_sparsek.migrate.analysis import View
 from blackwell_sparsek.migrate.plan import Plan
 
 
@@ -30,7 +30,7 @@ class _Apply(cst.CSTTransformer):
         self.plan = plan
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
-        node = super().on_leave(original_node, updated_node)
+        node: Any = super().on_leave(original_node, updated_node)
         if original_node in self.plan.removed:
             if isinstance(original_node, cst.BaseSmallStatement):
                 return cst.RemoveFromParent()
@@ -55,7 +55,7 @@ def _close(line: cst.SimpleStatementLine) -> cst.SimpleStatementLine:
 
 
 def _drop_holes(block: cst.Module | cst.IndentedBlock) -> cst.Module | cst.IndentedBlock:
-    """Remove the holes that removed statements have left, handing their comments to what follows."""
+    """Remove the holes left by removed statements; what follows takes their comments."""
     if not any(_is_hole(statement) for statement in block.body):
         return block
     body: list[Any] = []
@@ -118,25 +118,33 @@ def _comments_of(node: cst.CSTNode) -> list[cst.EmptyLine]:
     return lines
 
 
-def _add_imports(module: cst.Module, names: Sequence[str]) -> cst.Module:
-    """`from blackwell_sparsek import ...` before the first statement that is not a docstring."""
+def _add_imports(module: cst.Module, imports: Sequence[tuple[str, str]]) -> cst.Module:
+    """`from <module> import <name>` before the first statement that is not a docstring."""
+    body: list[Any] = list(module.body)
     index = 0
-    for statement in module.body:
-        small = statement.body[0] if isinstance(statement, cst.SimpleStatementLine) else None
-        docstring = index == 0 and isinstance(small, cst.Expr)
-        docstring = docstring and isinstance(getattr(small, "value", None), cst.SimpleString)
-        future = isinstance(small, cst.ImportFrom) and isinstance(small.module, cst.Name)
-        future = future and small.module.value == "__future__"  # type: ignore[union-attr]
-        if not (docstring or future):
-            break
+    while index < len(body) and _comes_first(body[index], index):
         index += 1
-    line = cst.parse_statement(f"from {NEW} import {', '.join(names)}")
-    body = list(module.body)
-    if index < len(body) and isinstance(body[index], cst.SimpleStatementLine):
-        follower = body[index]
-        if follower.body and isinstance(follower.body[0], cst.Import | cst.ImportFrom):  # type: ignore[union-attr,index]
-            line = line.with_changes(leading_lines=follower.leading_lines)  # type: ignore[union-attr]
-            body[index] = follower.with_changes(leading_lines=[])
+    lines: list[Any] = []
+    for home in sorted({home for home, _ in imports}):
+        names = ", ".join(name for owner, name in imports if owner == home)
+        lines.append(cst.parse_statement(f"from {home} import {names}"))
+    follower = body[index] if index < len(body) else None
+    small = follower.body[0] if isinstance(follower, cst.SimpleStatementLine) else None
+    if follower is not None and isinstance(small, cst.Import | cst.ImportFrom):
+        lines[0] = lines[0].with_changes(leading_lines=follower.leading_lines)
+        body[index] = follower.with_changes(leading_lines=[])
     elif index:
-        line = line.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
-    return module.with_changes(body=[*body[:index], line, *body[index:]])
+        lines[0] = lines[0].with_changes(leading_lines=[cst.EmptyLine(indent=False)])
+    return module.with_changes(body=[*body[:index], *lines, *body[index:]])
+
+
+def _comes_first(statement: cst.CSTNode, index: int) -> bool:
+    """Whether a statement must stay above imports: the docstring, `from __future__ import`."""
+    small = statement.body[0] if isinstance(statement, cst.SimpleStatementLine) else None
+    if isinstance(small, cst.Expr):
+        return index == 0 and isinstance(small.value, cst.SimpleString | cst.ConcatenatedString)
+    return (
+        isinstance(small, cst.ImportFrom)
+        and isinstance(small.module, cst.Name)
+        and small.module.value == "__future__"
+    )

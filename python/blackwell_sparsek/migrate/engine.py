@@ -10,6 +10,7 @@ import libcst as cst
 
 from blackwell_sparsek.migrate.analysis import BUILD, NEW, OLD, Binding, View
 from blackwell_sparsek.migrate.apply import apply
+from blackwell_sparsek.migrate.holder import Kernel
 from blackwell_sparsek.migrate.imports import (
     Spelling,
     new_local,
@@ -17,7 +18,7 @@ from blackwell_sparsek.migrate.imports import (
     plan_optional,
     rename_placeholder,
 )
-from blackwell_sparsek.migrate.kernels import Kernel, find_kernels
+from blackwell_sparsek.migrate.kernels import find_kernels
 from blackwell_sparsek.migrate.measuring import Step, study
 from blackwell_sparsek.migrate.plan import Finding, Plan
 from blackwell_sparsek.migrate.rollout import plan_flags, refuse_bindings, refuse_comparisons
@@ -43,11 +44,13 @@ def migrate_source(
     source: str,
     exported: frozenset[str] = frozenset(),
     opaque: frozenset[str] = frozenset(),
+    config_object: bool = False,
 ) -> Result:
     """Migrate one module from FlashCore's API to BlackwellSparseK's.
 
     `exported`: module-level names (`name`) and attributes (`.name`) that other files use, so that
     they must stay; `opaque`: words used where this tool can't rewrite (notebook magics).
+    `config_object`: write configuration as a Config instead of as BSK_* environment variables.
     Raises SourceError if `source` isn't valid Python.
     """
     if not any(word in source for word in (OLD, "build_baseline", "CUDA_ARCH")):
@@ -58,7 +61,7 @@ def migrate_source(
         raise SourceError(
             f"line {error.raw_line}, column {error.raw_column + 1}: not valid Python"
         ) from error
-    plan = _plan(view, exported, opaque)
+    plan = _plan(view, exported, opaque, config_object)
     findings = sorted(set(plan.findings))
     if not plan.touches():
         return Result(source, findings)
@@ -66,15 +69,17 @@ def migrate_source(
     try:
         ast.parse(new)
     except SyntaxError as error:
-        raise AssertionError(f"the migration made invalid Python, which is a bug: {error}") from error
+        raise AssertionError(f"a bug: the migration made invalid Python: {error}") from error
     return Result(new, findings, plan.changes)
 
 
-def _plan(view: View, exported: frozenset[str], opaque: frozenset[str]) -> Plan:
+def _plan(
+    view: View, exported: frozenset[str], opaque: frozenset[str], config_object: bool
+) -> Plan:
     plan = Plan()
     plan.report(view.strange_imports)
     uses_flashcore = bool(view.bindings or view.strange_imports)
-    plan_settings(view, plan, uses_flashcore, NEW in view.words)
+    plan_settings(view, plan, uses_flashcore, NEW in view.words, config_object)
     plan.report(list_strings(view))
     if not view.bindings:
         return plan
@@ -90,10 +95,7 @@ def _plan(view: View, exported: frozenset[str], opaque: frozenset[str]) -> Plan:
         if step.use.binding not in held:
             step.emit(plan)
     kept = {
-        use.binding
-        for kernel in held_kernels
-        for use in kernel.builds
-        if use.binding not in held
+        use.binding for kernel in held_kernels for use in kernel.builds if use.binding not in held
     } | {b for b in view.bindings if b not in held and _is_exported(b, exported)}
     for binding in view.bindings:
         if binding not in held and binding.others:
@@ -265,12 +267,13 @@ def _rename_roots(view: View, plan: Plan, binding: Binding) -> None:
 def _dunder_all(view: View) -> frozenset[str]:
     names: set[str] = set()
     for node in view.nodes:
-        target = None
         if isinstance(node, cst.Assign):
-            target, value = node.targets[0].target, node.value
+            target = node.targets[0].target
         elif isinstance(node, cst.AnnAssign | cst.AugAssign):
-            target, value = node.target, node.value
-        if isinstance(target, cst.Name) and target.value == "__all__":
-            if isinstance(value, cst.List | cst.Tuple):
-                names |= {string_value(element.value) or "" for element in value.elements}
+            target = node.target
+        else:
+            continue
+        named = isinstance(target, cst.Name) and target.value == "__all__"
+        if named and isinstance(node.value, cst.List | cst.Tuple):
+            names |= {string_value(element.value) or "" for element in node.value.elements}
     return frozenset(names)

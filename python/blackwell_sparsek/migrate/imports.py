@@ -9,7 +9,7 @@ from libcst.helpers import get_full_name_for_node
 from libcst.metadata import Scope
 
 from blackwell_sparsek.migrate.analysis import BUILD, NEW, OLD, Binding, Import, View
-from blackwell_sparsek.migrate.plan import Plan
+from blackwell_sparsek.migrate.plan import Edit, Plan
 from blackwell_sparsek.migrate.shapes import statement_of_target
 
 ATTENTION = "attention_forward"
@@ -45,7 +45,7 @@ class Spelling:
                 if binding.is_module:
                     return f"{new_local(binding)}.{ATTENTION}"
                 return self.name
-        self.plan.module_imports.add(self.imported())
+        self.plan.module_imports.add((NEW, self.imported()))
         return self.name
 
 
@@ -77,12 +77,12 @@ def plan_imports(
         if all(binding in held for _, binding in entries):
             continue
         if isinstance(statement, cst.Import):
-            plan.edit(statement, _rename_modules(view, entries, held), "imports")
+            plan.edit(statement, _rename_modules(entries, held), "imports")
         else:
             _plan_from(view, plan, spelling, statement, entries, held, kept)
 
 
-def _rename_modules(view: View, entries, held: set[Binding]):  # type: ignore[no-untyped-def]
+def _rename_modules(entries: list[tuple[cst.ImportAlias, Binding]], held: set[Binding]) -> Edit:
     moving = {alias.evaluated_name for alias, binding in entries if binding not in held}
 
     def edit(node: cst.CSTNode) -> cst.CSTNode:
@@ -131,14 +131,16 @@ def _plan_from(
             moving.append(
                 new.body[0].names[0].with_changes(comma=alias.comma)  # type: ignore[union-attr,index]
             )
-    spelling.present.add(id(scope)) if attention else None
+    if attention:
+        spelling.present.add(id(scope))
     module = get_full_name_for_node(statement.module) or OLD
     new_module = cst.parse_expression(module.replace(OLD, NEW, 1))
+    assert isinstance(new_module, cst.Name | cst.Attribute)
     if not moving:
         if not staying:
             plan.remove(statement, "imports")
         elif len(staying) < len(statement.names):
-            plan.edit(statement, lambda n: n.with_changes(names=_close(n, staying)), "imports")  # type: ignore[attr-defined]
+            plan.edit(statement, lambda n: n.with_changes(names=_close(n, staying)), "imports")
         return
     if not staying:
 
@@ -165,11 +167,11 @@ def _plan_from(
         plan.edit(line, split, "imports")
         return
 
-    def join(node: cst.CSTNode) -> cst.FlattenSentinel[cst.BaseStatement]:
+    def join(node: cst.CSTNode) -> cst.FlattenSentinel[cst.BaseSmallStatement]:
         assert isinstance(node, cst.ImportFrom)
         semicolon = cst.Semicolon(whitespace_after=cst.SimpleWhitespace(" "))
         return cst.FlattenSentinel(
-            [  # type: ignore[list-item]
+            [
                 addition.with_changes(semicolon=semicolon),
                 node.with_changes(names=_close(node, staying)),
             ]
@@ -178,14 +180,15 @@ def _plan_from(
     plan.edit(statement, join, "imports")
 
 
-def _close(
-    node: cst.CSTNode | None, names: Sequence[cst.ImportAlias]
-) -> list[cst.ImportAlias]:
+def _close(node: cst.CSTNode | None, names: Sequence[cst.ImportAlias]) -> list[cst.ImportAlias]:
     """Names whose last comma is the one the statement had at its end (a trailing one, or none)."""
     last: cst.Comma | cst.MaybeSentinel = cst.MaybeSentinel.DEFAULT
-    if isinstance(node, cst.ImportFrom) and not isinstance(node.names, cst.ImportStar):
-        if node.lpar is not None:
-            last = node.names[-1].comma
+    if (
+        isinstance(node, cst.ImportFrom)
+        and not isinstance(node.names, cst.ImportStar)
+        and node.lpar is not None
+    ):
+        last = node.names[-1].comma
     separator = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     closed = [
         name if isinstance(name.comma, cst.Comma) else name.with_changes(comma=separator)
@@ -218,8 +221,7 @@ def rename_placeholder(
         return
     handled.add(id(handler))
     if isinstance(statement, cst.AnnAssign):
-        plan.edit(
-            statement, lambda _: cst.Assign([cst.AssignTarget(cst.Name(spelling.name))], cst.Name("None")), "imports"
-        )
+        target_name = cst.AssignTarget(cst.Name(spelling.name))
+        plan.edit(statement, lambda _: cst.Assign([target_name], cst.Name("None")), "imports")
     else:
         plan.replace(target, spelling.name, "imports")

@@ -6,14 +6,13 @@ is `<kernel>.forward`, which becomes `attention_forward`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import libcst as cst
-from libcst.metadata import ClassScope, GlobalScope, Scope
+from libcst.metadata import ClassScope, GlobalScope
 
 from blackwell_sparsek.migrate.analysis import BUILD, Use, View
-from blackwell_sparsek.migrate.plan import Finding
+from blackwell_sparsek.migrate.holder import Kernel, refuse, settle_none
 from blackwell_sparsek.migrate.shapes import (
     is_none,
     is_pure,
@@ -24,24 +23,6 @@ from blackwell_sparsek.migrate.shapes import (
 )
 
 _ACCESSORS = frozenset({"getattr", "hasattr", "setattr", "delattr", "attrgetter", "object"})
-
-
-@dataclass(eq=False)
-class Kernel:
-    """One place that holds a built kernel: a variable, an attribute, or nothing (used at once)."""
-
-    label: str
-    builds: list[Use] = field(default_factory=list)
-    forwards: list[cst.Attribute] = field(default_factory=list)
-    doomed: list[cst.CSTNode] = field(default_factory=list)  # statements that go
-    tests: list[cst.BaseExpression] = field(default_factory=list)  # loads inside None tests
-    placeholders: list[cst.CSTNode] = field(default_factory=list)  # `kernel = None` statements
-    declarations: list[cst.Global | cst.Nonlocal] = field(default_factory=list)
-    renames: list[cst.BaseExpression] = field(default_factory=list)  # become the function's name
-    refusals: list[Finding] = field(default_factory=list)
-    scope: Scope | None = None  # of a variable
-    group: frozenset[str] = frozenset()  # classes that share an attribute
-    name: str = ""
 
 
 def find_kernels(view: View, exported: frozenset[str], opaque: frozenset[str]) -> list[Kernel]:
@@ -67,7 +48,7 @@ def find_kernels(view: View, exported: frozenset[str], opaque: frozenset[str]) -
         )
         if kernel.name and (shared or kernel.name in opaque):
             where = "another file" if shared else "a notebook magic"
-            _refuse(
+            refuse(
                 view,
                 kernel,
                 kernel.builds[0].node,
@@ -83,7 +64,7 @@ def _place(view: View, use: Use, kernels: dict[object, Kernel]) -> None:
     if not (isinstance(call, cst.Call) and call.func is use.node):
         if none_test_of(view, use.node) is None or not use.binding.others:
             kernel = kernels.setdefault(use, Kernel("build_baseline", [use]))
-            _refuse(
+            refuse(
                 view,
                 kernel,
                 use.node,
@@ -92,7 +73,6 @@ def _place(view: View, use: Use, kernels: dict[object, Kernel]) -> None:
             )
         return
     parent = view.parent(call)
-    kernel: Kernel
     if isinstance(parent, cst.Attribute) and parent.attr.value == "forward":
         kernel = kernels.setdefault(use, Kernel("build_baseline()"))
         kernel.forwards.append(parent)
@@ -100,7 +80,7 @@ def _place(view: View, use: Use, kernels: dict[object, Kernel]) -> None:
         kernel = _holder(view, use, call, parent, kernels)
     kernel.builds.append(use)
     if not _plain_build(call):
-        _refuse(
+        refuse(
             view,
             kernel,
             call,
@@ -133,16 +113,14 @@ def _holder(
             assert isinstance(class_, cst.ClassDef)
             return _attribute(view, class_, target.value, kernels)
         key = (id(scope), target.value)
-        return kernels.setdefault(
-            key, Kernel(target.value, scope=scope, name=target.value)
-        )
+        return kernels.setdefault(key, Kernel(target.value, scope=scope, name=target.value))
     if isinstance(target, cst.Attribute) and isinstance(target.value, cst.Name):
         owner = owner_class(view, target.value)
         if owner is not None:
             return _attribute(view, owner, target.attr.value, kernels)
     kernel = kernels.setdefault(use, Kernel("build_baseline()"))
     what, remedy = _escape(view, call, parent)
-    _refuse(view, kernel, call, what, remedy)
+    refuse(view, kernel, call, what, remedy)
     return kernel
 
 
@@ -204,7 +182,7 @@ def _study_variable(view: View, kernel: Kernel) -> None:
             scope = view.scope_of(node)
             if any(id(a) in ours for a in view.assignments(scope, kernel.name)):
                 kernel.declarations.append(node)
-    _settle_none(view, kernel)
+    settle_none(view, kernel)
 
 
 def _study_attribute(view: View, kernel: Kernel) -> None:
@@ -217,7 +195,7 @@ def _study_attribute(view: View, kernel: Kernel) -> None:
             else:
                 belongs = True if node.value.value in kernel.group else None
             if belongs is None:
-                _refuse(
+                refuse(
                     view,
                     kernel,
                     node,
@@ -233,7 +211,7 @@ def _study_attribute(view: View, kernel: Kernel) -> None:
     for class_ in view.nodes:
         if isinstance(class_, cst.ClassDef) and class_.name.value in kernel.group:
             _study_class_body(view, kernel, class_)
-    _settle_none(view, kernel)
+    settle_none(view, kernel)
 
 
 def _study_class_body(view: View, kernel: Kernel, class_: cst.ClassDef) -> None:
@@ -269,7 +247,7 @@ def _check_reflection(view: View, kernel: Kernel, call: cst.Call) -> None:
             and owner.name.value in kernel.group
         )
         if named or dynamic:
-            _refuse(
+            refuse(
                 view,
                 kernel,
                 call,
@@ -293,7 +271,7 @@ def _classify_store(view: View, kernel: Kernel, node: cst.CSTNode) -> None:
         if statement.value is None or is_none(statement.value):
             kernel.placeholders.append(statement)
             return
-    _refuse(
+    refuse(
         view,
         kernel,
         node,
@@ -312,85 +290,15 @@ def _classify_load(view: View, kernel: Kernel, node: cst.BaseExpression) -> None
         kernel.tests.append(node)
         return
     what, remedy = _escape(view, node, parent)
-    _refuse(view, kernel, node, what, remedy)
-
-
-def _settle_none(view: View, kernel: Kernel) -> None:
-    """`kernel = None` is understood in two shapes: built lazily, or absent if the import fails."""
-    lazy = [_lazy_if(view, kernel, test) for test in kernel.tests]
-    if all(statement is not None for statement in lazy):
-        guards = [statement for statement in lazy if statement is not None]
-        optional = [p for p in kernel.placeholders if _import_handler(view, kernel, p)]
-        if not optional:
-            kernel.doomed = [
-                node
-                for node in kernel.doomed
-                if not any(view.inside(node, guard) for guard in guards)
-            ]
-            kernel.doomed += [*guards, *kernel.placeholders]
-            return
-    handlers = [_import_handler(view, kernel, p) for p in kernel.placeholders]
-    if kernel.scope is not None and handlers and all(handlers):
-        kernel.renames += kernel.tests
-        return
-    for node in kernel.tests or kernel.placeholders:
-        _refuse(
-            view,
-            kernel,
-            node,
-            f"`{kernel.label}` may be None here",
-            "call `attention_forward` without the test; for GPUs that it does not support set "
-            "BSK_FALLBACK=sdpa or Config(fallback='sdpa')",
-        )
-
-
-def _lazy_if(view: View, kernel: Kernel, test: cst.BaseExpression) -> cst.If | None:
-    """The `if kernel is None: kernel = build_baseline()` around a test, if it is nothing more."""
-    found = none_test_of(view, test)
-    if found is None or not found.when_none:
-        return None
-    statement = view.parent(found.node)
-    if not isinstance(statement, cst.If) or statement.test is not found.node:
-        return None
-    if statement.orelse is not None or _is_elif(view, statement):
-        return None
-    builds = set(kernel.doomed)
-    body = list(_small_statements(statement.body))
-    return statement if body and all(small in builds for small in body) else None
-
-
-def _is_elif(view: View, statement: cst.If) -> bool:
-    parent = view.parent(statement)
-    return isinstance(parent, cst.If) and parent.orelse is statement
-
-
-def _small_statements(body: cst.BaseSuite) -> Iterator[cst.CSTNode]:
-    for statement in body.body:
-        if isinstance(statement, cst.SimpleStatementLine):
-            yield from statement.body
-        else:
-            yield statement
-
-
-def _import_handler(view: View, kernel: Kernel, placeholder: cst.CSTNode) -> bool:
-    """Whether a placeholder stands in the `except` of the `try` that imports FlashCore."""
-    handler = view.enclosing(placeholder, cst.ExceptHandler)
-    try_ = view.parent(handler) if handler is not None else None
-    if not isinstance(try_, cst.Try):
-        return False
-    return all(
-        not use.binding.is_module
-        and use.binding.scope is kernel.scope
-        and any(view.inside(statement, try_.body) for statement, _ in use.binding.statements)
-        for use in kernel.builds
-    )
+    refuse(view, kernel, node, what, remedy)
 
 
 def _plain_build(call: cst.Call) -> bool:
     if len(call.args) > 1:
         return False
     return all(
-        not arg.star and (arg.keyword is None or arg.keyword.value == "verbose")
+        not arg.star
+        and (arg.keyword is None or arg.keyword.value == "verbose")
         and is_pure(arg.value)
         for arg in call.args
     )
@@ -407,7 +315,7 @@ def _check_forward(view: View, kernel: Kernel, forward: cst.Attribute) -> None:
         or any(arg.star == "**" for arg in call.args)
         or any(name not in {"Q", "K", "V"} for name in keywords)
     ):
-        _refuse(
+        refuse(
             view,
             kernel,
             call,
@@ -415,7 +323,3 @@ def _check_forward(view: View, kernel: Kernel, forward: cst.Attribute) -> None:
             "rewrite the call by hand: attention_forward(Q, K, V, scale=None, *, is_causal=False, "
             "attn_mask=None, ...)",
         )
-
-
-def _refuse(view: View, kernel: Kernel, node: cst.CSTNode, what: str, remedy: str) -> None:
-    kernel.refusals.append(view.finding(node, "build", what, remedy))

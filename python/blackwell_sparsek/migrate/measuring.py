@@ -70,9 +70,7 @@ def study(view: View, use: Use, forwards: Collection[cst.CSTNode]) -> Step:
 
 def _study_validation(view: View, step: Step, call: cst.Call) -> None:
     parent = view.parent(call)
-    if isinstance(parent, cst.Expr) or (
-        isinstance(parent, cst.Subscript) and parent.value is call
-    ):
+    if isinstance(parent, cst.Expr) or (isinstance(parent, cst.Subscript) and parent.value is call):
         return
     if isinstance(parent, cst.Assign) and len(parent.targets) == 1:
         target = parent.targets[0].target
@@ -169,8 +167,7 @@ def _is_plain(node: cst.BaseExpression) -> bool:
         return _is_plain(node.value)
     if isinstance(node, cst.Subscript):
         return _is_plain(node.value) and all(
-            isinstance(item.slice, cst.Index) and _is_plain(item.slice.value)
-            for item in node.slice
+            isinstance(item.slice, cst.Index) and _is_plain(item.slice.value) for item in node.slice
         )
     return isinstance(node, cst.Name | cst.SimpleString | cst.Integer)
 
@@ -184,14 +181,9 @@ def _inline_lambda(node: cst.CSTNode) -> cst.CSTNode:
     comma = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     spread: Sequence[cst.Arg] = [
         cst.Arg(body.func),
-        *(
-            arg.with_changes(whitespace_after_arg=cst.SimpleWhitespace(""))
-            for arg in body.args
-        ),
+        *(arg.with_changes(whitespace_after_arg=cst.SimpleWhitespace("")) for arg in body.args),
     ]
     spread = [arg.with_changes(comma=comma) for arg in spread[:-1]] + [
-        spread[-1].with_changes(
-            comma=first.comma, whitespace_after_arg=first.whitespace_after_arg
-        )
+        spread[-1].with_changes(comma=first.comma, whitespace_after_arg=first.whitespace_after_arg)
     ]
     return node.with_changes(args=[*spread, *node.args[1:]])

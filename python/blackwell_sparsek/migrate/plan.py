@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import libcst as cst
 
-Edit = Callable[[cst.CSTNode], "cst.CSTNode | cst.FlattenSentinel[cst.BaseStatement]"]
+Edit = Callable[[cst.CSTNode], "cst.CSTNode | cst.FlattenSentinel[Any]"]
 
 IDEAS = ("imports", "build", "config", "validation", "benchmark", "rollout")
 
@@ -36,7 +37,7 @@ class Plan:
 
     edits: dict[cst.CSTNode, list[Edit]] = field(default_factory=dict)
     removed: set[cst.CSTNode] = field(default_factory=set)
-    module_imports: set[str] = field(default_factory=set)
+    module_imports: set[tuple[str, str]] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
     changes: Counter[str] = field(default_factory=Counter)
 
@@ -50,9 +51,7 @@ class Plan:
 
         def build(old: cst.CSTNode) -> cst.CSTNode:
             new = cst.parse_expression(code)
-            return new.with_changes(
-                lpar=getattr(old, "lpar", ()), rpar=getattr(old, "rpar", ())
-            )
+            return new.with_changes(lpar=getattr(old, "lpar", ()), rpar=getattr(old, "rpar", ()))
 
         self.edit(node, build, idea)
 

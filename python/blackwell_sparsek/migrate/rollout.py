@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from typing import Any
 
 import libcst as cst
 
 from blackwell_sparsek.migrate.analysis import BENCHMARK, NEW, VALIDATE, Binding, View
+from blackwell_sparsek.migrate.holder import Kernel
 from blackwell_sparsek.migrate.imports import ATTENTION
-from blackwell_sparsek.migrate.kernels import Kernel
 from blackwell_sparsek.migrate.plan import Finding, Plan
 from blackwell_sparsek.migrate.shapes import is_pure
 
@@ -133,7 +134,8 @@ def _collapse(node: cst.CSTNode) -> cst.CSTNode | cst.FlattenSentinel[cst.BaseSt
 
 def _meaning(block: cst.IndentedBlock) -> str:
     """The block without comments, blank lines and the imports of the new library."""
-    code = textwrap.dedent(cst.Module(list(block.body)).code)
+    body: list[Any] = list(block.body)
+    code = textwrap.dedent(cst.Module(body).code)
     tree = ast.parse(code)
     tree.body = [
         node

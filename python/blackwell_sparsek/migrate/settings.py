@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from blackwell_sparsek.migrate.analysis import View
+from blackwell_sparsek.migrate.analysis import NEW, View
 from blackwell_sparsek.migrate.plan import Edit, Plan
 from blackwell_sparsek.migrate.shapes import string_value
 
@@ -29,10 +29,23 @@ class _Write:
     key: cst.SimpleString
     value: cst.BaseExpression
     node: cst.CSTNode
+    new_value: str = ""
+
+    def line_of(self, view: View) -> tuple[cst.CSTNode, ...]:
+        """The small statements on the write's line."""
+        line = view.parent(self.node)
+        return tuple(line.body) if isinstance(line, cst.SimpleStatementLine) else ()
+
+    def as_option(self) -> str:
+        if self.name == "CUDA_ARCH":
+            return f"cuda_arch={self.new_value!r}"
+        return f"debug_mode={self.new_value == '1'}"
 
 
-def plan_settings(view: View, plan: Plan, uses_flashcore: bool, uses_new: bool) -> None:
-    """Rename what is set for FlashCore; list what can't be."""
+def plan_settings(
+    view: View, plan: Plan, uses_flashcore: bool, uses_new: bool, as_object: bool
+) -> None:
+    """Rename what is set for FlashCore (`as_object`: make it a Config); list what can't be."""
     writes: list[_Write] = []
     strays: list[tuple[str, cst.CSTNode]] = []
     for node in view.nodes:
@@ -62,12 +75,41 @@ def plan_settings(view: View, plan: Plan, uses_flashcore: bool, uses_new: bool) 
                     )
                 ]
             )
-    for write in writes:
-        if write.name not in read:
-            _plan_write(view, plan, write)
+    accepted = [w for w in writes if w.name not in read and _check_write(view, plan, w)]
+    if as_object and _plan_object(view, plan, accepted):
+        return
+    for write in accepted:
+        plan.edit(write.key, _swap(_KEYS[write.name]), "config")
+        if write.new_value != string_value(write.value):
+            plan.edit(write.value, _swap(write.new_value), "config")
 
 
-def _plan_write(view: View, plan: Plan, write: _Write) -> None:
+def _plan_object(view: View, plan: Plan, writes: list[_Write]) -> bool:
+    """One `set_default_config(Config(...))` for writes on adjacent lines.
+
+    A second Config would take the first one's options back, so anything else stays environment.
+    """
+    lines = [view.parent(write.node) for write in writes]
+    block = view.parent(lines[0]) if lines and lines[0] is not None else None
+    body = getattr(block, "body", ())
+    places = [i for i, statement in enumerate(body) if any(statement is line for line in lines)]
+    plain = all(isinstance(w.node, cst.Assign) and len(w.line_of(view)) == 1 for w in writes)
+    adjacent = len(places) == len(writes) and places == list(
+        range(places[0], places[0] + len(places))
+    )
+    if not (writes and plain and adjacent):
+        return False
+    options = ", ".join(write.as_option() for write in writes)
+    call = cst.parse_expression(f"set_default_config(Config({options}))")
+    plan.edit(writes[0].node, lambda _: cst.Expr(call), "config")
+    for write in writes[1:]:
+        plan.remove(write.node, "config")
+    plan.module_imports |= {(f"{NEW}.core", "Config"), (f"{NEW}.core", "set_default_config")}
+    return True
+
+
+def _check_write(view: View, plan: Plan, write: _Write) -> bool:
+    """Whether a write's value has a counterpart; if not, it is listed."""
     allowed = _ARCHS if write.name == "CUDA_ARCH" else _FLAGS
     value = string_value(write.value)
     if value not in allowed:
@@ -86,10 +128,9 @@ def _plan_write(view: View, plan: Plan, write: _Write) -> None:
                 )
             ]
         )
-        return
-    plan.edit(write.key, _swap(_KEYS[write.name]), "config")
-    if allowed[value] != value:
-        plan.edit(write.value, _swap(allowed[value]), "config")
+        return False
+    write.new_value = allowed[value]
+    return True
 
 
 def _list_leftovers(view: View, plan: Plan, writes: list[_Write], uses_new: bool) -> None:

@@ -92,9 +92,7 @@ def owner_class(view: View, name: cst.Name) -> cst.ClassDef | None:
 def related_classes(view: View, class_: cst.ClassDef) -> frozenset[str]:
     """Names of the classes in the module that may share attributes with `class_` by inheritance."""
     bases = {
-        node.name.value: {
-            arg.value.value for arg in node.bases if isinstance(arg.value, cst.Name)
-        }
+        node.name.value: {arg.value.value for arg in node.bases if isinstance(arg.value, cst.Name)}
         for node in view.nodes
         if isinstance(node, cst.ClassDef)
     }
