@@ -117,6 +117,9 @@ def _run(
             with torch.profiler.record_function("blackwell_sparsek::attention_forward"):
                 return _C.attention_forward(*arguments)
         return _C.attention_forward(*arguments)
+    except ValueError:
+        dispatch.check_storage(Q, K, V, attn_mask, out)  # knows more than what the tensors export
+        raise
     except _C.UnsupportedError as error:
         if config.fallback != "sdpa":
             raise
@@ -139,7 +142,7 @@ def _native_arguments(
 ) -> tuple[Any, ...]:
     causal = 0 if is_causal is False else 1 if is_causal is True else _causal_code(is_causal)
     left, right = (-1, -1) if window is None else _window_pair(window)
-    lists = None if block_mask is None else _block_lists(block_mask)
+    lists = None if block_mask is None else _block_lists(block_mask, Q, K)
     cap = 0.0 if softcap is None else softcap
     if return_lse is not True and return_lse is not False:
         raise TypeError(
@@ -184,8 +187,10 @@ def _window_pair(window: object) -> tuple[int, int]:
 _LONGEST = 2**40
 
 
-def _block_lists(block_mask: object) -> tuple[Any, ...]:
+def _block_lists(block_mask: object, Q: Tensor, K: Tensor) -> tuple[Any, ...]:
     if isinstance(block_mask, BlockMask):
+        if isinstance(Q, Tensor) and isinstance(K, Tensor) and Q.dim() == K.dim() == 4:
+            block_mask._check_lengths(Q.shape[2], K.shape[2])
         return block_mask._native()
     raise TypeError(
         f"block_mask: must be a blackwell_sparsek.BlockMask or None; got {type(block_mask).__name__}. "

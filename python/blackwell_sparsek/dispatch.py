@@ -25,9 +25,8 @@ def attention_forward(
     *options: Any,
 ) -> Any:
     """Makes the tensors plain, or hands the call to what can take it, or says what cannot be done."""
+    check_storage(Q, K, V, attn_mask, options[-1])
     tensors = {"Q": Q, "K": K, "V": V, "attn_mask": attn_mask, "out": options[-1]}
-    for name, tensor in tensors.items():
-        _check_storage(name, tensor)
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise UnsupportedError(
             "Q: must not be inside a functorch transform (vmap, grad, ...); got one. Call "
@@ -53,21 +52,24 @@ def attention_forward(
     return run(Q, K, V, scale, is_causal, attn_mask, *options)
 
 
-def _check_storage(name: str, tensor: object) -> None:
-    if not isinstance(tensor, Tensor):
-        return  # the native entry says what it thinks of other objects
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        raise ValueError(
-            f"{name}: must be a dense strided tensor; got layout {tensor.layout}"
-            f"{' (nested)' if tensor.is_nested else ''}. Convert it with .to_dense(), or pad it."
-        )
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise ValueError(
-            f"{name}: must be on a CPU or a CUDA device; got {tensor.device}. "
-            f"Move it with {name}.to('cpu')."
-        )
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        raise TypeError(
-            f"{name}: must be a plain torch.Tensor; got {type(tensor).__name__}. "
-            f"Pass the tensor inside it, or {name}.as_subclass(torch.Tensor)."
-        )
+def check_storage(*tensors: object) -> None:
+    """Raises where Q, K, V, attn_mask or out is a tensor without plain strided memory."""
+    for name, tensor in zip(("Q", "K", "V", "attn_mask", "out"), tensors, strict=True):
+        if not isinstance(tensor, Tensor):
+            continue  # the native entry says what it thinks of other objects
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else str(tensor.layout)
+            raise ValueError(
+                f"{name}: must be a dense strided tensor; got a {kind} one. "
+                "Convert it with .to_dense(), or pad it."
+            )
+        if tensor.device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"{name}: must be on a CPU or a CUDA device; got {tensor.device}. "
+                f"Move it with {name}.to('cpu')."
+            )
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            raise TypeError(
+                f"{name}: must be a plain torch.Tensor; got {type(tensor).__name__}. "
+                f"Pass the tensor inside it, or {name}.as_subclass(torch.Tensor)."
+            )
