@@ -38,7 +38,9 @@ class _Apply(cst.CSTTransformer):
         for edit in self.plan.edits.get(original_node, ()):
             node = edit(node)
         if isinstance(node, cst.SimpleStatementLine):
-            return _close(node) if node.body else node.with_changes(body=_HOLE.body)
+            if node.body:
+                return _close(node)
+            return _HOLE.with_changes(leading_lines=_comments_of(original_node))
         if isinstance(node, cst.Module | cst.IndentedBlock):
             return _drop_holes(node)
         return node
@@ -63,7 +65,7 @@ def _drop_holes(block: cst.Module | cst.IndentedBlock) -> cst.Module | cst.Inden
     for statement in block.body:
         if _is_hole(statement):
             assert isinstance(statement, cst.SimpleStatementLine)
-            carried = _merge(carried, _left_behind(statement))
+            carried = _merge(carried, statement.leading_lines)
         elif carried:
             lines = _merge(carried, statement.leading_lines)  # type: ignore[attr-defined]
             body.append(statement.with_changes(leading_lines=lines))
@@ -71,7 +73,8 @@ def _drop_holes(block: cst.Module | cst.IndentedBlock) -> cst.Module | cst.Inden
         else:
             body.append(statement)
     if not body and isinstance(block, cst.IndentedBlock):
-        body = [cst.SimpleStatementLine([cst.Pass()], leading_lines=carried)]
+        lines = carried if _has_comment(carried) else []
+        body = [cst.SimpleStatementLine([cst.Pass()], leading_lines=lines)]
         carried = []
     footer = [*carried, *block.footer] if _has_comment(carried) else block.footer
     return block.with_changes(body=body, footer=footer)
@@ -81,13 +84,6 @@ def _is_hole(statement: cst.CSTNode) -> bool:
     return isinstance(statement, cst.SimpleStatementLine) and any(
         small is _HOLE.body[0] for small in statement.body
     )
-
-
-def _left_behind(line: cst.SimpleStatementLine) -> list[cst.EmptyLine]:
-    lines = list(line.leading_lines)
-    if line.trailing_whitespace.comment is not None:
-        lines.append(cst.EmptyLine(comment=line.trailing_whitespace.comment))
-    return lines
 
 
 def _merge(first: Sequence[cst.EmptyLine], second: Sequence[cst.EmptyLine]) -> list[cst.EmptyLine]:
@@ -104,7 +100,7 @@ def _has_comment(lines: Sequence[cst.EmptyLine]) -> bool:
 
 
 def _comments_of(node: cst.CSTNode) -> list[cst.EmptyLine]:
-    """The blank lines before a compound statement, and every comment in it."""
+    """The lines before a statement, and every comment in it, one a line."""
     lines = list(getattr(node, "leading_lines", ()))
     leading = {id(line.comment) for line in lines}
 

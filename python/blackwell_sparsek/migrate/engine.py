@@ -94,9 +94,11 @@ def _plan(
     for step in steps:
         if step.use.binding not in held:
             step.emit(plan)
-    kept = {
-        use.binding for kernel in held_kernels for use in kernel.builds if use.binding not in held
-    } | {b for b in view.bindings if b not in held and _is_exported(b, exported)}
+    useful = {use.binding for kernel in moving for use in kernel.builds}
+    needed = {use.binding for kernel in held_kernels for use in kernel.builds}
+    needed |= {binding for binding in view.bindings if _is_exported(binding, exported)}
+    held |= needed - useful
+    kept = needed - held
     for binding in view.bindings:
         if binding not in held and binding.others:
             plan_optional(view, plan, spelling, binding)

@@ -32,6 +32,7 @@ class Spelling:
             and view.contexts[name].name == "STORE"
             for name in view.names
         )
+        taken = taken or any(_binds_another(node) for node in view.nodes)
         self.name = f"bsk_{ATTENTION}" if taken else ATTENTION
 
     def imported(self) -> str:
@@ -60,6 +61,15 @@ def _imports_attention(node: cst.ImportFrom) -> bool:
         and not isinstance(node.names, cst.ImportStar)
         and any(a.evaluated_name == ATTENTION and a.asname is None for a in node.names)
     )
+
+
+def _binds_another(node: cst.CSTNode) -> bool:
+    """Whether an import gives the name `attention_forward` to something of another library."""
+    if not isinstance(node, cst.Import | cst.ImportFrom) or isinstance(node.names, cst.ImportStar):
+        return False
+    if isinstance(node, cst.ImportFrom) and _imports_attention(node):
+        return False
+    return any((alias.evaluated_alias or alias.evaluated_name) == ATTENTION for alias in node.names)
 
 
 def plan_imports(
@@ -114,6 +124,7 @@ def _plan_from(
     by_alias = {id(alias): binding for alias, binding in entries}
     staying: list[cst.ImportAlias] = []
     moving: list[cst.ImportAlias] = []
+    local = scope is not scope.globals
     attention = id(scope) in spelling.present and spelling.name == ATTENTION
     for alias in statement.names:
         binding = by_alias.get(id(alias))
@@ -124,7 +135,7 @@ def _plan_from(
             staying.append(alias)
         if binding.target != BUILD:
             moving.append(alias)
-        elif not attention:
+        elif not attention and not (local and (NEW, spelling.imported()) in plan.module_imports):
             attention = True
             # A build_baseline without its name's alias: the new function is another thing.
             new = cst.parse_statement(f"from x import {spelling.imported()}")

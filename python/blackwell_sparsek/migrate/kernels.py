@@ -47,7 +47,7 @@ def find_kernels(view: View, exported: frozenset[str], opaque: frozenset[str]) -
             kernel.scope is None or isinstance(kernel.scope, GlobalScope)
         )
         if kernel.name and (shared or kernel.name in opaque):
-            where = "another file" if shared else "a notebook magic"
+            where = "other code (or listed in __all__)" if shared else "a notebook magic"
             refuse(
                 view,
                 kernel,

@@ -6,9 +6,9 @@
 `bsk migrate PATH` rewrites code that uses this package.
 """
 
-from flashcore import _deprecation
+from flashcore import _deprecation, utils
 from flashcore._baseline import Baseline, FallbackWarning, build_baseline
 
-__all__ = ["Baseline", "FallbackWarning", "build_baseline"]
+__all__ = ["Baseline", "FallbackWarning", "build_baseline", "utils"]
 
 _deprecation.warn_once()
