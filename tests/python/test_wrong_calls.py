@@ -78,7 +78,7 @@ WRONG = [
     Wrong("V is bfloat16", lambda: {"V": N(2, 2, 90, 48).bfloat16()}, T, "V", "bfloat16", "to(Q.dtype)"),
     Wrong("Q is float8", lambda: {"Q": N(2, 4, 70, 32).to(torch.float8_e4m3fn)}, T, "Q", "", "float()"),
     # devices and layouts
-    Wrong("Q on meta", lambda: {"Q": N(2, 4, 70, 32, device="meta")}, V, "Q", "meta", "to('cpu')"),
+    Wrong("Q on meta", lambda: {"Q": N(2, 4, 70, 32, device="meta")}, V, "K", "cpu", "to(Q.device)"),
     Wrong("mask on meta", lambda: {"attn_mask": N(70, 90, device="meta")}, V, "attn_mask", "meta", "to('cpu')"),
     Wrong("K is sparse", lambda: {"K": N(2, 2, 90, 32).to_sparse()}, V, "K", "sparse", "to_dense"),
     Wrong("stride 2", lambda: {"Q": N(2, 4, 70, 64)[..., ::2]}, V, "Q", "2]", "contiguous()"),
