@@ -66,11 +66,18 @@ def migrate_source(
     if not plan.touches():
         return Result(source, findings)
     new = apply(view, plan)
-    try:
-        ast.parse(new)
-    except SyntaxError as error:
-        raise AssertionError(f"a bug: the migration made invalid Python: {error}") from error
+    if _parses(source) and not _parses(new):
+        raise AssertionError("a bug of bsk migrate: it made invalid Python out of valid Python")
     return Result(new, findings, plan.changes)
+
+
+def _parses(source: str) -> bool:
+    """Whether this Python can parse it; LibCST also knows the syntax of others."""
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _plan(

@@ -104,6 +104,9 @@ def _migrate(
         report.problem = "nested too deeply to be analysed"
     except files.FileProblem as error:
         report.problem = str(error)
+    except Exception as error:  # one file's surprise must not cost the others their migration
+        report.problem = f"left as it is, by a bug of bsk migrate: {type(error).__name__}: {error}"
+        report.after = report.before
     return report
 
 
