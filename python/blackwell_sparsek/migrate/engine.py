@@ -24,7 +24,7 @@ from blackwell_sparsek.migrate.plan import Finding, Plan
 from blackwell_sparsek.migrate.rollout import plan_flags, refuse_bindings, refuse_comparisons
 from blackwell_sparsek.migrate.settings import plan_settings
 from blackwell_sparsek.migrate.shapes import is_none, statement_of_target, string_value
-from blackwell_sparsek.migrate.strings import list_strings
+from blackwell_sparsek.migrate.strings import list_strings, words_in_code
 
 
 class SourceError(ValueError):
@@ -91,6 +91,7 @@ def _plan(
     if not view.bindings:
         return plan
     exported = exported | _dunder_all(view)
+    opaque = opaque | words_in_code(view)
     kernels = find_kernels(view, exported, opaque)
     refuse_comparisons(view, kernels)
     held, held_kernels, steps = _decide(view, plan, kernels, exported, opaque)
@@ -176,7 +177,7 @@ def _binding_refusal(
         return view.finding(
             statement,
             "imports",
-            f"`{binding.local}` is used in a notebook magic",
+            f"`{binding.local}` is used in a string of code or a notebook magic",
             "migrate that line by hand, then run again",
         )
     if _is_exported(binding, exported):

@@ -201,8 +201,11 @@ def _close(node: cst.CSTNode | None, names: Sequence[cst.ImportAlias]) -> list[c
     ):
         last = node.names[-1].comma
     separator = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
+    keeps_layout = node is not None  # a new statement has no parentheses to break lines in
     closed = [
-        name if isinstance(name.comma, cst.Comma) else name.with_changes(comma=separator)
+        name
+        if keeps_layout and isinstance(name.comma, cst.Comma)
+        else name.with_changes(comma=separator)
         for name in names[:-1]
     ]
     return [*closed, names[-1].with_changes(comma=last)]

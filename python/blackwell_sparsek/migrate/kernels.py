@@ -14,6 +14,7 @@ from libcst.metadata import ClassScope, GlobalScope
 from blackwell_sparsek.migrate.analysis import BUILD, Use, View
 from blackwell_sparsek.migrate.holder import Kernel, refuse, settle_none
 from blackwell_sparsek.migrate.shapes import (
+    is_field,
     is_none,
     is_pure,
     none_test_of,
@@ -47,7 +48,11 @@ def find_kernels(view: View, exported: frozenset[str], opaque: frozenset[str]) -
             kernel.scope is None or isinstance(kernel.scope, GlobalScope)
         )
         if kernel.name and (shared or kernel.name in opaque):
-            where = "other code (or listed in __all__)" if shared else "a notebook magic"
+            where = (
+                "other code (or listed in __all__)"
+                if shared
+                else "a string of code or a notebook magic"
+            )
             refuse(
                 view,
                 kernel,
@@ -263,6 +268,15 @@ def _is_stored(view: View, node: cst.Attribute) -> bool:
 
 def _classify_store(view: View, kernel: Kernel, node: cst.CSTNode) -> None:
     statement = statement_of_target(view, node)
+    if statement is not None and is_field(view, statement):
+        refuse(
+            view,
+            kernel,
+            node,
+            f"`{kernel.label}` may be a field of a generated constructor",
+            "remove the field by hand, with the arguments that set it",
+        )
+        return
     if statement is not None:
         builds = [view.parent(use.node) for use in kernel.builds]
         if any(statement.value is build for build in builds):

@@ -8,6 +8,7 @@ import libcst as cst
 
 from blackwell_sparsek.migrate.analysis import View
 
+_PLAIN_BASES = frozenset({"object", "Module", "nn.Module", "torch.nn.Module"})
 _EFFECTS = (cst.Call, cst.Await, cst.Yield, cst.NamedExpr)
 
 
@@ -106,3 +107,16 @@ def related_classes(view: View, class_: cst.ClassDef) -> frozenset[str]:
         if grown == group:
             return frozenset(group)
         group = grown
+
+
+def is_field(view: View, statement: cst.CSTNode) -> bool:
+    """Whether an annotation in a class body may make a dataclass (or the like) field."""
+    if not isinstance(statement, cst.AnnAssign):
+        return False
+    block = view.parent(statement)
+    block = view.parent(block) if block is not None else None
+    class_ = view.parent(block) if block is not None else None
+    if not isinstance(class_, cst.ClassDef):
+        return False
+    bases = {view.code(arg.value) for arg in class_.bases}
+    return bool(class_.decorators) or not bases <= _PLAIN_BASES

@@ -46,7 +46,9 @@ def test_the_diff_is_one_that_git_applies(newline: str, tmp_path: Path) -> None:
     text = "\n\n" + OLD + "\nkernel = build_baseline()\nlast = kernel.forward(Q, K, V)"
     path.write_bytes(text.replace("\n", newline).encode())
     done = subprocess.run(
-        [sys.executable, "-m", "blackwell_sparsek.migrate", "pkg"], cwd=tmp_path, capture_output=True
+        [sys.executable, "-m", "blackwell_sparsek.migrate", "pkg"],
+        cwd=tmp_path,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr
     subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=done.stdout, check=True)
@@ -97,9 +99,7 @@ def test_a_wrong_command_line_is_2(arguments: list[str]) -> None:
     assert err
 
 
-def test_missing_packages_name_the_extra(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ImportError, match=r"no_such_module: pip install 'blackwell-sparsek\[mig"):
         _extra.require("typer", "no_such_module")
 

@@ -29,7 +29,9 @@ def _book(*cells: dict[str, Any], language: str = "python") -> dict[str, Any]:
 
 CELLS = (
     _cell("# FlashCore\n\nWith `from flashcore import build_baseline`.", "markdown"),
-    _cell("%matplotlib inline\n!pip install torch \\\n    numpy\nfrom flashcore import build_baseline"),
+    _cell(
+        "%matplotlib inline\n!pip install torch \\\n    numpy\nfrom flashcore import build_baseline"
+    ),
     _cell("%%bash\nls flashcore\n"),
     _cell(["kernel = build_baseline(verbose=True)  # build\n", "files = !ls\n", "kernel?"][:2]),
     _cell("%%time\nfor _ in range(2):\n    %time pass\n    out = kernel.forward(Q, K, V)\nout"),
