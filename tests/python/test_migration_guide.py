@@ -17,7 +17,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "migrate"))
-import guide  # noqa: E402
+import guide
 
 BLOCKS = guide.blocks()
 TEXT = guide.GUIDE.read_text("utf-8")

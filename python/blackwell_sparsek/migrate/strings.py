@@ -14,7 +14,8 @@ from blackwell_sparsek.migrate.shapes import string_value
 _IMPORTERS = frozenset(
     {"import_module", "__import__", "find_spec", "importorskip", "patch", "setattr", "reload"}
 )
-_RUNNERS = frozenset({"eval", "exec", "timeit", "repeat", "Timer", "run", "runctx", "runcall"})
+_RUNNERS = frozenset({"eval", "exec", "timeit", "Timer"})
+_RUNNER_MODULES = frozenset({"timeit", "cProfile", "profile", "builtins"})
 _IMPORT_LINE = re.compile(r"(?m)^[\s>.]*(from\s+flashcore[\s.]|import\s+flashcore\b)")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _BUILD = BUILD.rpartition(".")[2]
@@ -42,7 +43,7 @@ def list_strings(view: View) -> Iterator[Finding]:
                 "imports",
                 "a string holds code that imports flashcore",
                 "rewrite that code by hand",
-                blocking=_called(view, node) in _RUNNERS,
+                blocking=_runs(view, node),
             )
 
 
@@ -50,21 +51,32 @@ def words_in_code(view: View) -> frozenset[str]:
     """Words in strings that are run as code: eval, exec, timeit and the like."""
     words: set[str] = set()
     for node in view.nodes:
-        if isinstance(node, cst.SimpleString | cst.FormattedStringText) and (
-            _called(view, node) in _RUNNERS
-        ):
+        if isinstance(node, cst.SimpleString | cst.FormattedStringText) and _runs(view, node):
             text = node.value if isinstance(node, cst.FormattedStringText) else string_value(node)
             words |= set(_WORD.findall(text or ""))
     return frozenset(words)
 
 
+def _runs(view: View, node: cst.CSTNode) -> bool:
+    """Whether the string is an argument of something that runs it as code."""
+    func = _function(view, node)
+    if isinstance(func, cst.Attribute):
+        return view.code(func.value) in _RUNNER_MODULES
+    return func is not None and view.code(func) in _RUNNERS
+
+
 def _called(view: View, node: cst.CSTNode) -> str:
     """The last name of the function to which the string is an argument, or ''."""
+    func = _function(view, node)
+    if func is None:
+        return ""
+    return func.attr.value if isinstance(func, cst.Attribute) else view.code(func)
+
+
+def _function(view: View, node: cst.CSTNode) -> cst.BaseExpression | None:
+    """The function to which the string is an argument."""
     parent = view.parent(node)
     while isinstance(parent, cst.ConcatenatedString | cst.FormattedString | cst.BinaryOperation):
         parent = view.parent(parent)
     call = view.parent(parent) if isinstance(parent, cst.Arg) else None
-    if not isinstance(call, cst.Call):
-        return ""
-    func = call.func
-    return func.attr.value if isinstance(func, cst.Attribute) else view.code(func)
+    return call.func if isinstance(call, cst.Call) else None

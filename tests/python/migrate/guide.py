@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def pairs() -> list[tuple[Block, Block]]:
     """(before, after) blocks of the sections that have one of each."""
     found = blocks()
     result = []
-    for old, new in zip(found, found[1:], strict=False):
+    for old, new in itertools.pairwise(found):
         if old.side == "old" and new.side == "new" and old.section == new.section:
             result.append((old, new))
     return result

@@ -60,7 +60,7 @@ RUNNABLE = [case for case in CASES if "RESULT" in (case / "before.py").read_text
 def test_before_and_after_compute_the_same(
     case: Path, qkv: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before: dict[str, Any] = {**qkv, "__name__": "case"}
+    before: dict[str, Any] = {**qkv, "__name__": __name__}
     after = dict(before)
     exec(compile((case / "before.py").read_text("utf-8"), "before.py", "exec"), before)
     for name in ("CUDA_ARCH", "DEBUG"):

@@ -1,4 +1,4 @@
-"""`bsk migrate` on the guide's own blocks: before -> after, equal in meaning to the guide's after."""
+"""`bsk migrate` on the guide's own blocks: before -> what the guide's "after" means."""
 
 from __future__ import annotations
 
