@@ -26,6 +26,9 @@ struct EngineSettings {
 std::shared_ptr<const EngineSettings> engine_settings();
 void set_engine_settings(const EngineSettings& settings);
 
+// EngineSettings::debug_checks without the cost of the snapshot: every launch asks.
+bool engine_debug_checks();
+
 // Grows with every `set_engine_settings`; what is derived from the settings is stale when it
 // differs.
 uint64_t engine_settings_generation();
