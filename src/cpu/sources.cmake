@@ -1,0 +1,2 @@
+# The CPU kernels.
+target_sources(bsk PRIVATE src/cpu/reference.cc)
