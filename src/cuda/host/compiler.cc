@@ -112,7 +112,7 @@ Nvrtc* opened_nvrtc(std::string* why) {
     for (const char* name : kSonames) {
       if (attempt(name, RTLD_NOLOAD)) return true;
     }
-    for (const std::string& path : engine_settings()->nvrtc_libraries) {
+    for (const std::string& path : engine_settings().nvrtc_libraries) {
       if (attempt(path, 0)) return true;
     }
     for (const char* name : kSonames) {
@@ -178,6 +178,8 @@ std::vector<std::string> CompileOptions::arguments() const {
       // Headers come from include_dirs alone, not from the process's working directory.
       "--no-source-include",
       "--ptxas-options=--verbose",
+      // CUDA 12's headers use vector types that CUDA 13 calls deprecated.
+      "--diag-suppress=1444",
   };
   if (line_info) arguments.emplace_back("--generate-line-info");
   for (const std::string& define : defines) arguments.push_back("--define-macro=" + define);

@@ -30,7 +30,7 @@ api::Result load_library(const KernelCode& code, api::Library* library) {
 DeviceKernel::DeviceKernel(KernelRequest request) : request_(std::move(request)) {}
 DeviceKernel::~DeviceKernel() = default;
 
-api::Function DeviceKernel::get(int32_t device, int64_t shared_bytes) {
+DeviceKernel::Ready DeviceKernel::get(int32_t device, int64_t shared_bytes) {
   if (device < 0 || device >= kMaxDevices) {
     fail(ErrorKind::kValue, "device", "must be a GPU of this process, 0 to 63",
          std::to_string(device), "Check CUDA_VISIBLE_DEVICES.");
@@ -43,7 +43,7 @@ api::Function DeviceKernel::get(int32_t device, int64_t shared_bytes) {
   if (shared_bytes > loaded->allowed_shared_bytes.load(std::memory_order_acquire)) {
     allow_shared(*loaded, device, shared_bytes);
   }
-  return loaded->function;
+  return {loaded->function, loaded->code->debug_checks};
 }
 
 DeviceKernel::Loaded& DeviceKernel::load(int32_t device) {

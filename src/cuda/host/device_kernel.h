@@ -25,7 +25,11 @@ class DeviceKernel {
   // `shared_bytes` of dynamic shared memory allowed. A few atomic loads once it is there. Under
   // graph capture it loads all the same: nothing of that is recorded, but the call takes as long as
   // finding or compiling the machine code does.
-  api::Function get(int32_t device, int64_t shared_bytes);
+  struct Ready {
+    api::Function function;
+    bool debug_checks;  // compiled with them
+  };
+  Ready get(int32_t device, int64_t shared_bytes);
 
   const KernelRequest& request() const { return request_; }
 

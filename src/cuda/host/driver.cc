@@ -99,7 +99,7 @@ std::string open_driver(const std::string& path, Driver& driver) {
 // The driver, or nullptr with the reason in `why`.
 Driver* opened_driver(std::string* why) {
   if (Driver* const driver = g_driver.load(std::memory_order_acquire)) return driver;
-  const std::string path = engine_settings()->driver_library;
+  const std::string path = engine_settings().driver_library;
   const std::lock_guard lock(g_mutex);
   if (Driver* const driver = g_driver.load(std::memory_order_acquire)) return driver;
   auto driver = std::make_unique<Driver>();

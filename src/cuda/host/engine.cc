@@ -6,14 +6,20 @@
 #include <utility>
 
 #include "bsk/error.h"
+#include "src/attention/settings.h"
 #include "src/cuda/host/driver.h"
+
+// Where the build installs the kernels of the C++ package; Python's are beside its binary.
+#ifndef BSK_DEFAULT_KERNEL_DIR
+#define BSK_DEFAULT_KERNEL_DIR ""
+#endif
 
 namespace bsk::cuda {
 namespace {
 
 struct State {
   std::mutex mutex;
-  std::shared_ptr<const EngineSettings> settings = std::make_shared<EngineSettings>();
+  EnginePlaces places{"", {}, BSK_DEFAULT_KERNEL_DIR};
   std::set<std::string> notices_seen;
   std::vector<std::string> notices;
 };
@@ -24,31 +30,38 @@ State& state() {
   return *instance;
 }
 
-std::atomic<uint64_t> g_generation{1};
-std::atomic<bool> g_debug_checks{false};
+std::atomic<uint64_t> g_places_generation{1};
 
 }  // namespace
 
-std::shared_ptr<const EngineSettings> engine_settings() {
-  const std::lock_guard lock(state().mutex);
-  return state().settings;
+EngineSettings engine_settings() {
+  EngineSettings result;
+  {
+    const std::lock_guard lock(state().mutex);
+    static_cast<EnginePlaces&>(result) = state().places;
+  }
+  const std::shared_ptr<const Settings> library = settings();
+  result.cache_dir = library->build_dir;
+  result.debug_checks = library->debug_mode;
+  result.line_info = library->enable_profiling;
+  return result;
 }
 
-void set_engine_settings(const EngineSettings& settings) {
+void set_engine_places(const EnginePlaces& places) {
   const std::lock_guard lock(state().mutex);
-  if (settings.driver_library != state().settings->driver_library && driver_opened()) {
+  if (places.driver_library != state().places.driver_library && driver_opened()) {
     fail(ErrorKind::kValue, "driver_library", "must be set before the driver is first used",
-         "'" + settings.driver_library + "' after '" + state().settings->driver_library + "'",
+         "'" + places.driver_library + "' after '" + state().places.driver_library + "'",
          "Set it at the start of the process.");
   }
-  state().settings = std::make_shared<EngineSettings>(settings);
-  g_debug_checks.store(settings.debug_checks, std::memory_order_relaxed);
-  g_generation.fetch_add(1, std::memory_order_release);
+  state().places = places;
+  g_places_generation.fetch_add(1, std::memory_order_release);
 }
 
-bool engine_debug_checks() { return g_debug_checks.load(std::memory_order_relaxed); }
-
-uint64_t engine_settings_generation() { return g_generation.load(std::memory_order_acquire); }
+// Both terms only grow, so the sum changes when either does.
+uint64_t engine_settings_generation() {
+  return g_places_generation.load(std::memory_order_acquire) + settings_generation();
+}
 
 void add_engine_notice(const std::string& text) {
   const std::lock_guard lock(state().mutex);

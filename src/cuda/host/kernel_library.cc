@@ -29,7 +29,9 @@ std::string source_digest(const EngineSettings& settings) {
 CompileOptions compile_options(const KernelRequest& request, const EngineSettings& settings) {
   CompileOptions options;
   options.architecture = request.architecture;
-  options.include_dirs = {source_dir(settings)};
+  // CUTLASS looks for CUDA's C++ library in cccl/ or, for older compilers, beside the other
+  // headers.
+  options.include_dirs = {source_dir(settings), source_dir(settings) + "/cccl"};
   options.defines = {std::string("BSK_DEBUG_CHECKS=") + (settings.debug_checks ? "1" : "0")};
   options.line_info = settings.line_info;
   return options;
@@ -75,7 +77,8 @@ KernelCode compiled_code(const KernelRequest& request, const EngineSettings& set
   }
   CompileResult result =
       compile(translation_unit(request), request.name + ".cu", compile_options(request, settings));
-  return {std::move(result.cubin), KernelOrigin::kCompiled, result.seconds, std::move(result.log)};
+  return {std::move(result.cubin), settings.debug_checks, KernelOrigin::kCompiled, result.seconds,
+          std::move(result.log)};
 }
 
 KernelCode stored_or_compiled_code(const KernelRequest& request, const EngineSettings& settings,
@@ -83,7 +86,7 @@ KernelCode stored_or_compiled_code(const KernelRequest& request, const EngineSet
   const auto start = std::chrono::steady_clock::now();
   const auto found = [&](std::string cubin, KernelOrigin origin) {
     return KernelCode{
-        std::move(cubin), origin,
+        std::move(cubin), settings.debug_checks, origin,
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), ""};
   };
   if (!settings.kernel_dir.empty()) {
@@ -109,12 +112,9 @@ KernelCode stored_or_compiled_code(const KernelRequest& request, const EngineSet
 
 const char* to_string(KernelOrigin origin) {
   switch (origin) {
-    case KernelOrigin::kEmbedded:
-      return "embedded";
-    case KernelOrigin::kDiskCache:
-      return "disk cache";
-    case KernelOrigin::kCompiled:
-      return "compiled";
+    case KernelOrigin::kEmbedded: return "embedded";
+    case KernelOrigin::kDiskCache: return "disk cache";
+    case KernelOrigin::kCompiled: return "compiled";
   }
   return "unknown";
 }
@@ -128,33 +128,33 @@ std::string translation_unit(const KernelRequest& request) {
 }
 
 std::shared_ptr<const KernelCode> kernel_code(const KernelRequest& request) {
-  const std::shared_ptr<const EngineSettings> settings = engine_settings();
-  const std::string digest = source_digest(*settings);
-  const std::shared_ptr<Slot> slot = slot_of(description(request, *settings, digest, ""));
+  const EngineSettings settings = engine_settings();
+  const std::string digest = source_digest(settings);
+  const std::shared_ptr<Slot> slot = slot_of(description(request, settings, digest, ""));
   const std::lock_guard lock(slot->mutex);
   if (slot->code == nullptr) {
-    slot->code = std::make_shared<KernelCode>(stored_or_compiled_code(request, *settings, digest));
+    slot->code = std::make_shared<KernelCode>(stored_or_compiled_code(request, settings, digest));
   }
   return slot->code;
 }
 
 std::shared_ptr<const KernelCode> recompiled_kernel_code(const KernelRequest& request) {
-  const std::shared_ptr<const EngineSettings> settings = engine_settings();
-  const std::string digest = source_digest(*settings);
-  const std::shared_ptr<Slot> slot = slot_of(description(request, *settings, digest, ""));
+  const EngineSettings settings = engine_settings();
+  const std::string digest = source_digest(settings);
+  const std::shared_ptr<Slot> slot = slot_of(description(request, settings, digest, ""));
   const std::lock_guard lock(slot->mutex);
   if (slot->code == nullptr || slot->code->origin != KernelOrigin::kCompiled) {
-    slot->code = std::make_shared<KernelCode>(compiled_code(request, *settings, digest));
+    slot->code = std::make_shared<KernelCode>(compiled_code(request, settings, digest));
   }
   return slot->code;
 }
 
 void embed_kernel(const KernelRequest& request, const std::string& dir) {
-  const std::shared_ptr<const EngineSettings> settings = engine_settings();
-  const std::string digest = source_digest(*settings);
-  const KernelCode code = compiled_code(request, *settings, digest);
+  const EngineSettings settings = engine_settings();
+  const std::string digest = source_digest(settings);
+  const KernelCode code = compiled_code(request, settings, digest);
   const KernelCache embedded(dir, std::numeric_limits<int64_t>::max());
-  if (!embedded.write(request.name, description(request, *settings, digest, ""), code.cubin)) {
+  if (!embedded.write(request.name, description(request, settings, digest, ""), code.cubin)) {
     throw Error(ErrorKind::kRuntime, "Cannot write " + request.name + " to " + dir + ".");
   }
 }

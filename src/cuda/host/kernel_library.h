@@ -33,6 +33,7 @@ const char* to_string(KernelOrigin origin);
 
 struct KernelCode {
   std::string cubin;
+  bool debug_checks = false;  // compiled with BSK_DEBUG_CHECKS=1
   KernelOrigin origin = KernelOrigin::kCompiled;
   double seconds = 0;  // that finding or compiling it took
   std::string log;     // the compiler's, where it ran

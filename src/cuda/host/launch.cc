@@ -2,7 +2,6 @@
 
 #include "bsk/error.h"
 #include "src/cuda/host/driver.h"
-#include "src/cuda/host/engine.h"
 
 namespace bsk::cuda {
 namespace {
@@ -42,7 +41,7 @@ void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShap
             const void* params) {
   check_shape(kernel, shape);
   const ScopedDevice scoped(cuda_device(device));
-  api::Function const function = kernel.get(device, shape.shared_bytes);
+  const DeviceKernel::Ready ready = kernel.get(device, shape.shared_bytes);
 
   api::LaunchAttribute attributes[2] = {};
   unsigned int attribute_count = 0;
@@ -68,10 +67,10 @@ void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShap
   config.attributes = attributes;
   config.attribute_count = attribute_count;
   void* arguments[1] = {const_cast<void*>(params)};
-  const api::Result result = driver().launch_kernel_ex(&config, function, arguments, nullptr);
+  const api::Result result = driver().launch_kernel_ex(&config, ready.function, arguments, nullptr);
   if (result != api::kSuccess) check(result, "cuLaunchKernelEx", doing(kernel, shape));
 
-  if (!engine_debug_checks()) return;
+  if (!ready.debug_checks) return;
   api::CaptureStatus capture = api::kCaptureNone;
   check(driver().stream_is_capturing(config.stream, &capture), "cuStreamIsCapturing",
         doing(kernel, shape));

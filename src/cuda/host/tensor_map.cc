@@ -11,32 +11,22 @@ namespace {
 // CUtensorMapDataType, or -1 where TMA has no such type.
 int driver_data_type(DataType dtype) {
   switch (dtype) {
-    case DataType::kBool:
-      return 0;  // as unsigned bytes
-    case DataType::kFloat16:
-      return 6;
-    case DataType::kFloat32:
-      return 7;
-    case DataType::kFloat64:
-      return 8;
-    case DataType::kBFloat16:
-      return 9;
+    case DataType::kBool: return 0;  // as unsigned bytes
+    case DataType::kFloat16: return 6;
+    case DataType::kFloat32: return 7;
+    case DataType::kFloat64: return 8;
+    case DataType::kBFloat16: return 9;
   }
   return -1;
 }
 
 int64_t element_bytes(DataType dtype) {
   switch (dtype) {
-    case DataType::kBool:
-      return 1;
-    case DataType::kFloat16:
-      return 2;
-    case DataType::kBFloat16:
-      return 2;
-    case DataType::kFloat32:
-      return 4;
-    case DataType::kFloat64:
-      return 8;
+    case DataType::kBool: return 1;
+    case DataType::kFloat16: return 2;
+    case DataType::kBFloat16: return 2;
+    case DataType::kFloat32: return 4;
+    case DataType::kFloat64: return 8;
   }
   return 0;
 }
@@ -44,14 +34,10 @@ int64_t element_bytes(DataType dtype) {
 // Bytes of one row of the swizzle pattern; 0 = no limit on the box.
 int64_t swizzle_bytes(Swizzle swizzle) {
   switch (swizzle) {
-    case Swizzle::kNone:
-      return 0;
-    case Swizzle::k32Bytes:
-      return 32;
-    case Swizzle::k64Bytes:
-      return 64;
-    case Swizzle::k128Bytes:
-      return 128;
+    case Swizzle::kNone: return 0;
+    case Swizzle::k32Bytes: return 32;
+    case Swizzle::k64Bytes: return 64;
+    case Swizzle::k128Bytes: return 128;
   }
   return 0;
 }
