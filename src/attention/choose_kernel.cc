@@ -47,6 +47,7 @@ std::string no_kernel_message(const AttentionProblem& problem, const DevicePrope
 
 std::span<const Kernel> kernels() {
   static const Kernel list[] = {
+      kCpuAttentionForward,
       kCpuReference,
   };
   return list;
