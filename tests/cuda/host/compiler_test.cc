@@ -1,6 +1,7 @@
 // The real NVRTC: it needs no GPU.
 #include "src/cuda/host/compiler.h"
 
+#include <algorithm>
 #include <thread>
 
 #include "tests/cuda/host/engine_test.h"
@@ -101,22 +102,24 @@ TEST_F(CompilerTest, threads_compile_side_by_side) {
   for (const std::string& cubin : cubins) EXPECT_EQ(cubin, cubins[0]);
 }
 
+// Ends the process: the first NVRTC that was found stays in use.
+[[noreturn]] void tell_status_without_nvrtc() {
+  EnginePlaces places = testing::test_places();
+  places.nvrtc_libraries = {"/nowhere/libnvrtc.so.13", "libdl.so.2"};
+  set_engine_places(places);
+  const CompilerStatus status = compiler_status();
+  std::fprintf(stderr, "%s", status.sentence.c_str());
+  std::_Exit(status.available ? 0 : 3);
+}
+
 TEST_F(CompilerTest, absence_is_a_sentence_that_names_the_remedy) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_EXIT(
-      {
-        EnginePlaces places = testing::test_places();
-        places.nvrtc_libraries = {"/nowhere/libnvrtc.so.13", "libdl.so.2"};
-        set_engine_places(places);
-        const CompilerStatus status = compiler_status();
-        std::fprintf(stderr, "%s", status.sentence.c_str());
-        std::_Exit(status.available ? 0 : 3);
-      },
-      // A machine may have a system-wide NVRTC; then that one is found, which is right too.
-      [](int status) {
-        return WIFEXITED(status) && (WEXITSTATUS(status) == 3 || WEXITSTATUS(status) == 0);
-      },
-      "libdl.so.2 lacks nvrtc.*pip install nvidia-cuda-nvrtc|NVRTC 1[23]");
+  // A machine may have a system-wide NVRTC; then that one is found, which is right too.
+  const auto absent_or_the_systems = [](int status) {
+    return WIFEXITED(status) && (WEXITSTATUS(status) == 3 || WEXITSTATUS(status) == 0);
+  };
+  EXPECT_EXIT(tell_status_without_nvrtc(), absent_or_the_systems,
+              "libdl.so.2 lacks nvrtc.*pip install nvidia-cuda-nvrtc|NVRTC 1[23]");
 }
 
 }  // namespace

@@ -63,7 +63,8 @@ TEST_F(DriverOpeningTest, failing_init_names_the_error) {
 TEST_F(DriverOpeningTest, old_driver_names_what_it_lacks) {
   EXPECT_EXIT(
       {
-        fake().missing = {"cuLaunchKernelEx", "cuTensorMapEncodeTiled"};
+        fake().missing.push_back("cuLaunchKernelEx");
+        fake().missing.push_back("cuTensorMapEncodeTiled");
         tell_status(FAKE_LIBCUDA);
       },
       ::testing::ExitedWithCode(3),

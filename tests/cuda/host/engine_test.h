@@ -83,7 +83,6 @@ class EngineTest : public ::testing::Test {
     fake().failures_once.clear();
     fake().capturing_stream = 0;
     fake().capture_invalidated = false;
-    fake().rejected_cubin_part.clear();
     use({});
     set_engine_places(test_places());
     static_cast<void>(take_engine_notices());
@@ -101,10 +100,16 @@ class EngineTest : public ::testing::Test {
   TemporaryDir cache_;
 };
 
-// A configuration of the tests' kernel that no other test uses: what is compiled stays in the
+// A configuration of the tests' small kernel that no other test uses, as what is found stays in the
 // process's memory.
 inline KernelRequest vehicle_request(int threads) {
-  return {"vehicle_t" + std::to_string(threads), "src/cuda/vehicle/kernel.cuh",
+  return {"vehicle_t" + std::to_string(threads), "src/cuda/vehicle/scale.cuh", "vehicle::scale",
+          "vehicle::Config<" + std::to_string(threads) + ">", "90a"};
+}
+
+// A kernel that includes what the real ones do: CUTLASS and CUDA's C++ library.
+inline KernelRequest cutlass_request(int threads) {
+  return {"cutlass_t" + std::to_string(threads), "src/cuda/vehicle/scale_box.cuh",
           "vehicle::scale_box", "vehicle::Config<" + std::to_string(threads) + ">", "90a"};
 }
 

@@ -148,10 +148,6 @@ BSK_FAKE_UNSAFE(cuLibraryLoadData,
                   if (std::memcmp(code, "\177ELF", 4) != 0) return CUDA_ERROR_INVALID_IMAGE;
                   auto fake = std::make_unique<FakeLibrary>();
                   fake->code.assign(static_cast<const char*>(code), 64);
-                  if (!g_fake.rejected_cubin_part.empty() &&
-                      fake->code.find(g_fake.rejected_cubin_part) != std::string::npos) {
-                    return CUDA_ERROR_NO_BINARY_FOR_GPU;
-                  }
                   *library = reinterpret_cast<CUlibrary>(fake.get());
                   g_libraries.push_back(std::move(fake));
                 })

@@ -41,7 +41,6 @@ struct FakeCuda {
   uintptr_t capturing_stream = 0;            // in global mode; 0 = none
   bool capture_invalidated = false;
   int unsafe_calls_refused = 0;
-  std::string rejected_cubin_part;  // cubins that contain this do not load
 
   int count(const std::string& symbol) {
     const std::lock_guard lock(mutex);

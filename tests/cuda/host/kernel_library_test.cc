@@ -10,6 +10,7 @@ namespace bsk::cuda {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::cutlass_request;
 using testing::EngineTest;
 using testing::error_of;
 using testing::vehicle_request;
@@ -41,26 +42,26 @@ int origin_of(const KernelRequest& request) {
 
 TEST_F(KernelLibraryTest, the_translation_unit_instantiates_one_configuration) {
   EXPECT_EQ(translation_unit(vehicle_request(96)),
-            "#include \"src/cuda/vehicle/kernel.cuh\"\n"
+            "#include \"src/cuda/vehicle/scale.cuh\"\n"
             "using KernelConfig = vehicle::Config<96>;\n"
             "extern \"C\" __global__ void __launch_bounds__(KernelConfig::kThreads, "
             "KernelConfig::kMinBlocks)\n"
             "vehicle_t96(const __grid_constant__ KernelConfig::Params params) {\n"
-            "  vehicle::scale_box<KernelConfig>(params);\n"
+            "  vehicle::scale<KernelConfig>(params);\n"
             "}\n");
 }
 
 // The packed folder alone, with CUTLASS inside: nothing of the build machine's is on the include
 // path.
 TEST_F(KernelLibraryTest, a_packed_kernel_compiles_and_is_found_in_the_disk_cache) {
-  const KernelRequest request = vehicle_request(128);
+  const KernelRequest request = cutlass_request(128);
   ASSERT_EQ(in_fresh_process([&] { return origin_of(request); }),
             static_cast<int>(KernelOrigin::kCompiled));
   ASSERT_EQ(in_fresh_process([&] { return origin_of(request); }),
             static_cast<int>(KernelOrigin::kDiskCache));
   const std::shared_ptr<const KernelCode> code = kernel_code(request);
   EXPECT_EQ(code->cubin.substr(0, 4), "\177ELF");
-  EXPECT_NE(code->cubin.find("vehicle_t128"), std::string::npos);
+  EXPECT_NE(code->cubin.find("cutlass_t128"), std::string::npos);
   EXPECT_EQ(kernel_code(request), code);  // the same object from then on
 }
 

@@ -13,4 +13,11 @@ struct Params {
   float scale;
 };
 
+template <int Threads>
+struct Config {
+  using Params = vehicle::Params;
+  static constexpr int kThreads = Threads;
+  static constexpr int kMinBlocks = 1;
+};
+
 }  // namespace vehicle

@@ -9,20 +9,9 @@
 #include <cuda/std/cstdint>
 #include <cute/arch/copy_sm90_tma.hpp>
 
-#include "src/cuda/vehicle/params.h"
-
-#ifndef BSK_DEBUG_CHECKS
-#error "the engine defines BSK_DEBUG_CHECKS as 0 or 1"
-#endif
+#include "src/cuda/vehicle/config.h"
 
 namespace vehicle {
-
-template <int Threads>
-struct Config {
-  using Params = vehicle::Params;
-  static constexpr int kThreads = Threads;
-  static constexpr int kMinBlocks = 1;
-};
 
 template <class Config>
 __device__ void scale_box(const Params& params) {
@@ -40,9 +29,6 @@ __device__ void scale_box(const Params& params) {
   }
   __syncthreads();
   box_ready->wait(0);
-#if BSK_DEBUG_CHECKS
-  if (params.elements <= 0) __trap();
-#endif
   for (int i = threadIdx.x; i < params.elements; i += Config::kThreads) {
     params.output[i] = __half2float(box[i]) * params.scale;
   }
