@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the container images: bash scripts/build_containers.sh [prod|bench|dev|ci ...]   (default: all four)
 # Settings, by environment: BSK_IMAGE (name without tag), BSK_FRAMEWORK (what base installs), BSK_BASE_IMAGE,
-# BSK_USER_ID, BSK_BUILD_OPTIONS (more options for the builder).
+# BSK_USER_ID, BSK_CONTAINER_BUILDER (docker, buildah or podman), BSK_BUILD_OPTIONS (more options for the builder).
 source "$(dirname "$0")/common.sh"
 
 image="${BSK_IMAGE:-ghcr.io/yourusername/blackwell-sparsek}"
@@ -16,18 +16,29 @@ options=()
 # shellcheck disable=SC2206 # words on purpose
 options+=(${BSK_BUILD_OPTIONS:-})
 
-if command -v docker >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
-  build=(docker build)
-elif command -v buildah >/dev/null 2>&1; then
+pick_builder() {
+  if command -v docker >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
+    echo docker
+  elif command -v buildah >/dev/null 2>&1; then
+    echo buildah
+  elif command -v podman >/dev/null 2>&1; then
+    echo podman
+  elif command -v docker >/dev/null 2>&1; then
+    die "docker is installed but its daemon does not answer. Start it (sudo systemctl start docker; your user must be in the group docker), or install buildah, which needs no daemon."
+  else
+    die "no container builder here. Install docker (https://docs.docker.com/engine/install), or buildah (Debian: apt-get install buildah)."
+  fi
+}
+
+builder="${BSK_CONTAINER_BUILDER:-$(pick_builder)}"
+case "$builder" in
+  docker) build=(docker build) ;;
   # Docker's format, because OCI's has no health check; cached layers, as docker does.
-  build=(buildah build --format docker --layers)
-  [ "$(id -u)" != 0 ] || build+=(--isolation chroot)
-elif command -v podman >/dev/null 2>&1; then
-  build=(podman build --format docker)
-elif command -v docker >/dev/null 2>&1; then
-  die "docker is installed but its daemon does not answer. Start it (sudo systemctl start docker; your user must be in the group docker), or install buildah, which needs no daemon."
-else
-  die "no container builder here. Install docker (https://docs.docker.com/engine/install), or buildah (Debian: apt-get install buildah)."
+  buildah | podman) build=("$builder" build --format docker --layers) ;;
+  *) die "BSK_CONTAINER_BUILDER must be docker, buildah or podman; got '$builder'." ;;
+esac
+if [ "$builder" = buildah ] && [ "$(id -u)" = 0 ]; then
+  build+=(--isolation chroot) # works inside containers and virtual machines too
 fi
 
 for stage in "${stages[@]}"; do
@@ -36,7 +47,7 @@ for stage in "${stages[@]}"; do
     bench | dev | ci) tags=("$image:$stage" "$image:$version-$stage") ;;
     *) die "there is no stage '$stage' to build. The stages: prod, bench, dev, ci." ;;
   esac
-  say "Building $stage as ${tags[*]} with ${build[0]}"
+  say "Building $stage as ${tags[*]} with $builder"
   "${build[@]}" "${options[@]}" --target "$stage" -f docker/Dockerfile \
     --label "org.opencontainers.image.version=$version" \
     --label "org.opencontainers.image.revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \

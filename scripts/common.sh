@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: a place to stand, a Python, a virtual environment in .venv.
 
 set -euo pipefail

@@ -66,8 +66,12 @@ def attention_forward(
             which no kernel computes yet; `Config(fallback='sdpa')` computes both with torch.
     """
     options = (is_causal, attn_mask, window, softcap, block_mask, return_lse, out)
-    if _is_plain(Q, K, V, attn_mask, out):
-        return _run(Q, K, V, scale, *options)
+    if not _is_compiling():
+        result = _C.attention_forward_eager(Q, K, V, scale, *options)
+        if result is not NotImplemented:
+            if out is not None:
+                _increment_version(out)  # autograd must see that a tensor it saved has changed
+            return result
     return dispatch.attention_forward(_run, Q, K, V, scale, *options)
 
 
@@ -117,8 +121,8 @@ def _run(
                 result = _C.attention_forward(*arguments)
         else:
             result = _C.attention_forward(*arguments)
-        if out is not None:  # autograd must see that a tensor it saved has changed
-            torch.autograd.graph.increment_version(out)
+        if isinstance(out, Tensor):
+            _increment_version(out)
         return result
     except ValueError:
         # A tensor that could not be read: torch knows more of it than what it exports.
@@ -202,46 +206,28 @@ def _block_lists(block_mask: object, Q: Tensor, K: Tensor) -> tuple[Any, ...]:
     )
 
 
-_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
 _is_compiling = torch.compiler.is_compiling
-_function_mode = torch._C._is_torch_function_mode_enabled
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_functorch_level = torch._C._functorch.peek_interpreter_stack
-_autocast = torch._C._is_any_autocast_enabled
-_is_tracing = torch._C._is_tracing
-_grad_enabled = torch.is_grad_enabled
+_increment_version = torch.autograd.graph.increment_version
 
 
-def _is_plain(
-    Q: Tensor, K: Tensor, V: Tensor, attn_mask: Tensor | None, out: Tensor | None
-) -> bool:
-    """True if the native entry may read the tensors' memory as it is.
-
-    It goes around torch's dispatcher, so whatever acts there is seen here first: compilation,
-    tracing, modes, transforms, autocast, forward-mode derivatives, subclasses, gradients, lazy
-    negation and tensors without memory.
-    """
-    if _is_compiling() or _function_mode() or _dispatch_modes() or _autocast() or _is_tracing():
-        return False
-    if _functorch_level() is not None or forward_ad._current_level >= 0:
-        return False
-    # Unrolled, because it is on the path of every call: a loop costs 100 ns more.
-    plain = _PLAIN_TYPES
-    if type(Q) not in plain or type(K) not in plain or type(V) not in plain:
-        return False
-    if Q.is_neg() or K.is_neg() or V.is_neg() or Q.is_meta:
-        return False
-    if _grad_enabled() and (Q.requires_grad or K.requires_grad or V.requires_grad):
-        return False
-    return (attn_mask is None or _is_plain_option(attn_mask)) and (
-        out is None or _is_plain_option(out)
-    )
+def _forward_ad() -> bool:
+    return forward_ad._current_level >= 0
 
 
-def _is_plain_option(tensor: Tensor) -> bool:
-    if type(tensor) not in _PLAIN_TYPES or tensor.is_neg():
-        return False
-    return not (tensor.requires_grad and _grad_enabled())
+# What torch's dispatcher would act on: the native entry goes around it, so such calls take `dispatch`.
+_C.set_gate(
+    (Tensor, torch.nn.Parameter),
+    (
+        torch._C._is_torch_function_mode_enabled,
+        torch._C._len_torch_dispatch_stack,
+        torch._C._functorch.peek_interpreter_stack,
+        torch._C._is_any_autocast_enabled,
+        torch._C._is_tracing,
+        _forward_ad,
+    ),
+    torch.is_grad_enabled,
+    Tensor.is_neg,
+)
 
 
 def _device_properties(index: int) -> tuple[str, int, int, int]:

@@ -39,9 +39,7 @@ def attention_forward(
     present = tuple(tensor for tensor in tensors.values() if tensor is not None)
     if has_torch_function(present):
         named = dict(zip(_OPTIONS, options, strict=True))
-        return handle_torch_function(
-            attention.attention_forward, present, Q, K, V, scale, **named
-        )
+        return handle_torch_function(attention.attention_forward, present, Q, K, V, scale, **named)
     check_storage(tensors, ("cpu", "cuda", "meta"))
     if _needs_dispatcher(present):
         return _through_operator(Q, K, V, scale, options)

@@ -1,9 +1,9 @@
 """`torch.ops.blackwell_sparsek.*`: the attention call as operators of torch's dispatcher.
 
-The second door. Eager calls on plain tensors go straight to the native entry; whatever acts between
-a call and its kernel (compilation, export, FakeTensor, autocast, vmap, dispatch modes, subclasses,
-gradients) acts on these operators. Four schemas with the same arguments, because a schema fixes what
-is returned and what is written:
+The second door. Eager calls on plain tensors go straight to the native entry; whatever acts
+between a call and its kernel (compilation, export, FakeTensor, autocast, vmap, dispatch modes,
+subclasses, gradients) acts on these operators. Four schemas with the same arguments, because a
+schema fixes what is returned and what is written:
 
     attention_forward(...) -> Tensor              attention_forward_out(out!, ...) -> ()
     attention_forward_lse(...) -> (Tensor, lse)   attention_forward_lse_out(out!, ...) -> lse
@@ -14,6 +14,7 @@ A BlockMask travels as its block sizes and its lists. `causal` is 0 (none), 1 (u
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.autograd import forward_ad
 from blackwell_sparsek import _C, core, fallback
 from blackwell_sparsek.block_mask import BlockMask
 
-__all__ = ["attention_forward", "call", "gradient_wanted"]
+__all__ = ["call", "gradient_wanted"]
 
 NAMESPACE = "blackwell_sparsek"
 
@@ -71,22 +72,6 @@ def gradient_wanted(tensor: object) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
 
 
-def attention_forward(
-    Q: Tensor,
-    K: Tensor,
-    V: Tensor,
-    scale: float | None = None,
-    causal: int = 0,
-    window: tuple[int, int] = (-1, -1),
-    softcap: float = 0.0,
-) -> Tensor:
-    """`torch.ops.blackwell_sparsek.attention_forward` without masks, typed."""
-    result: Tensor = torch.ops.blackwell_sparsek.attention_forward.default(
-        Q, K, V, scale, causal, *window, softcap
-    )
-    return result
-
-
 # ---- one kernel per dispatch key, for all four operators -----------------------------------------
 
 
@@ -124,9 +109,7 @@ class _Operator:
             lse = q.new_empty(q.shape[:3], dtype=torch.float32) if self.has_lse else None
         config = core.config_in_force or core.get_default_config()
         try:
-            return self.pack(
-                _C.attention_forward(*arguments[:9], lists, self.has_lse, result, lse)
-            )
+            return self.pack(_C.attention_forward(*arguments[:9], lists, self.has_lse, result, lse))
         except _C.UnsupportedError as error:
             if config.fallback != "sdpa":
                 raise
@@ -142,7 +125,7 @@ class _Operator:
 
     # -- Meta and FakeTensor: shapes, dtypes and strides, without reading memory
     def fake(self, *args: Any) -> Any:
-        out, arguments = self.split(args)
+        _, arguments = self.split(args)
         q, k, v = arguments[:3]
         for name, tensor in (("Q", q), ("K", k), ("V", v)):
             if tensor.dim() != 4:
@@ -150,7 +133,8 @@ class _Operator:
                     f"{name}: must have 4 dimensions [batch, heads, length, head_dim]; got "
                     f"{tensor.dim()}. Insert dimensions of size 1 with unsqueeze."
                 )
-            if tensor.device != q.device:
+        for name, tensor in (("K", k), ("V", v), ("attn_mask", arguments[8]), ("out", out)):
+            if tensor is not None and tensor.device != q.device:
                 raise ValueError(
                     f"{name}: must be on Q's device, {q.device}; got {tensor.device}. "
                     f"Move it there with {name}.to(Q.device)."
@@ -189,9 +173,7 @@ class _Operator:
         def cast(*args: Any) -> Any:
             dtype = torch.get_autocast_dtype(device_type)
             first = 1 if self.has_out else 0
-            qkv = [
-                t.to(dtype) if t.dtype in _AUTOCAST_FROM else t for t in args[first : first + 3]
-            ]
+            qkv = [t.to(dtype) if t.dtype in _AUTOCAST_FROM else t for t in args[first : first + 3]]
             with torch._C._ExcludeDispatchKeyGuard(keys):
                 return self.overload(*args[:first], *qkv, *args[first + 3 :])
 
@@ -219,8 +201,9 @@ class _Operator:
             for position, (tensor, dim) in enumerate(zip(arguments, dims, strict=True))
         ]
         result = self.overload(*folded)
-        unfold = [t.unflatten(0, (size, batch)) for t in ((result,) if not self.has_lse else result)]
-        return (tuple(unfold), (0, 0)) if self.has_lse else (unfold[0], 0)
+        if self.has_lse:
+            return tuple(t.unflatten(0, (size, batch)) for t in result), (0, 0)
+        return result.unflatten(0, (size, batch)), 0
 
 
 _TENSOR_NAMES = ("Q", "K", "V")
@@ -291,19 +274,20 @@ _Context = tuple[tuple[int, int], int | None, int | None, int]
 
 
 def _flatten(mask: BlockMask) -> tuple[list[Any], _Context]:
-    return list(mask._tensors()), (mask.block_size, mask.q_len, mask.kv_len, mask.kv_blocks)
+    present = [tensor for tensor in mask._tensors() if tensor is not None]
+    return present, (mask.block_size, mask.q_len, mask.kv_len, mask.kv_blocks)
 
 
 def _flatten_with_keys(mask: BlockMask) -> tuple[list[tuple[Any, Any]], _Context]:
     leaves, context = _flatten(mask)
     keys = [torch.utils._pytree.GetAttrKey(name) for name in _LISTS]
-    return list(zip(keys, leaves, strict=True)), context
+    return list(zip(keys, leaves, strict=False)), context
 
 
 def _unflatten(leaves: Any, context: _Context) -> BlockMask:
     # Not through __init__: torch also unflattens with things that are no tensors (dynamic shapes).
     mask = BlockMask.__new__(BlockMask)
-    for name, leaf in zip(_LISTS, leaves, strict=True):
+    for name, leaf in itertools.zip_longest(_LISTS, leaves):
         setattr(mask, name, leaf)
     mask.block_size, mask.q_len, mask.kv_len, mask.kv_blocks = context
     return mask

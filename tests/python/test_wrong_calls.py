@@ -79,7 +79,7 @@ WRONG = [
     Wrong("Q is float8", lambda: {"Q": N(2, 4, 70, 32).to(torch.float8_e4m3fn)}, T, "Q", "", "float()"),
     # devices and layouts
     Wrong("Q on meta", lambda: {"Q": N(2, 4, 70, 32, device="meta")}, V, "K", "cpu", "to(Q.device)"),
-    Wrong("mask on meta", lambda: {"attn_mask": N(70, 90, device="meta")}, V, "attn_mask", "meta", "to('cpu')"),
+    Wrong("mask on meta", lambda: {"attn_mask": N(70, 90, device="meta")}, V, "attn_mask", "meta", "to(Q.device)"),
     Wrong("K is sparse", lambda: {"K": N(2, 2, 90, 32).to_sparse()}, V, "K", "sparse", "to_dense"),
     Wrong("stride 2", lambda: {"Q": N(2, 4, 70, 64)[..., ::2]}, V, "Q", "2]", "contiguous()"),
     Wrong("transposed K", lambda: {"K": N(2, 2, 32, 90).mT}, V, "K", "strides", "contiguous()"),
@@ -121,7 +121,7 @@ WRONG = [
     # out
     Wrong("out of another shape", lambda: {"out": N(2, 4, 70, 32)}, V, "out", "[2, 4, 70, 32]", "agree"),
     Wrong("out of another dtype", lambda: {"out": N(2, 4, 70, 48).half()}, T, "out", "float16", "to(Q.dtype)"),
-    Wrong("out on meta", lambda: {"out": N(2, 4, 70, 48, device="meta")}, V, "out", "meta", "to('cpu')"),
+    Wrong("out on meta", lambda: {"out": N(2, 4, 70, 48, device="meta")}, V, "out", "meta", "to(Q.device)"),
     Wrong("out with stride 2", lambda: {"out": N(2, 4, 70, 96)[..., ::2]}, V, "out", "2]", "contiguous()"),
     Wrong("out overlaps itself", lambda: {"out": N(1, 4, 70, 48).expand(2, 4, 70, 48)}, V, "out", "[0,", "owns"),
 ]  # fmt: skip
