@@ -1,0 +1,73 @@
+"""Writes docs/api_reference.md from the signatures and docstrings: python scripts/generate_api_reference.py
+
+A test holds the page equal to what this prints.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parents[1] / "docs" / "api_reference.md"
+
+MODULES = (
+    "blackwell_sparsek",
+    "blackwell_sparsek.attention",
+    "blackwell_sparsek.core",
+    "blackwell_sparsek.utils",
+    "blackwell_sparsek.backends",
+    "blackwell_sparsek.flash_attn",
+)
+
+HEADER = """# API reference
+
+Generated from the docstrings by `scripts/generate_api_reference.py`; a test holds the two equal. The C++ interface is
+documented in its headers, `include/bsk/attention.h`, `block_mask.h` and `error.h`; `examples/cpp` uses it.
+"""
+
+
+def signature(name: str, item: object) -> str:
+    try:
+        return name + str(inspect.signature(item)).replace("blackwell_sparsek.block_mask.", "")  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return name
+
+
+def entry(name: str, item: object, level: str) -> list[str]:
+    lines = [f"{level} `{name}`", ""]
+    if callable(item) and not (inspect.isclass(item) and issubclass(item, Exception)):
+        lines += ["```text", signature(name.rsplit(".", 1)[-1], item), "```", ""]
+    lines += ["```text", inspect.getdoc(item) or "", "```", ""]
+    if inspect.isclass(item) and not issubclass(item, Exception):
+        for member in sorted(vars(item)):
+            value = inspect.getattr_static(item, member)
+            method = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+            if member.startswith("_") or not (
+                inspect.isfunction(method) or isinstance(value, property)
+            ):
+                continue
+            target = value if isinstance(value, property) else getattr(item, member)
+            lines += entry(f"{name}.{member}", target, level + "#")
+    return lines
+
+
+def page() -> str:
+    lines = [HEADER]
+    seen: set[int] = set()
+    for module_name in MODULES:
+        module = importlib.import_module(module_name)
+        lines += [f"## {module_name}", "", (inspect.getdoc(module) or "").split("\n\n")[0], ""]
+        for name in sorted(module.__all__):
+            item = getattr(module, name)
+            if name.startswith("__") or id(item) in seen:
+                continue
+            seen.add(id(item))
+            lines += entry(name, item, "###")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    sys.exit(0)
