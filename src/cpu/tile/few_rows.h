@@ -9,6 +9,7 @@
 #include "src/cpu/tile/convert.h"
 #include "src/cpu/tile/masks.h"
 #include "src/cpu/tile/math.h"
+#include "src/cpu/tile/micro_kernels.h"
 #include "src/cpu/tile/simd.h"
 #include "src/cpu/tile/state.h"
 #include "src/cpu/tile/transpose.h"
@@ -39,8 +40,14 @@ void score_few(const Call& call, const StepKeys& keys, const Rows& rows, const S
   for (int r = 0; r < rows.count; ++r) {
     const float* q = scratch.q_rows + r * call.head_dim;
     for (int first = 0; first < keys.count; first += kVectors * kWidth) {
-      Vec sum[kVectors] = {};
+      Vec total[kVectors] = {}, sum[kVectors] = {};
       for (int64_t d = 0; d < call.head_dim; ++d) {
+        if (d > 0 && d % kScorePart == 0) {
+          for (int v = 0; v < kVectors; ++v) {
+            total[v] = d == kScorePart ? sum[v] : total[v] + sum[v];
+            sum[v] = Vec{};
+          }
+        }
         const Vec element = broadcast(q[d]);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
@@ -49,7 +56,8 @@ void score_few(const Call& call, const StepKeys& keys, const Rows& rows, const S
         }
       }
       for (int v = 0; v < kVectors; ++v) {
-        store(scratch.scores + r * kStepKeys + first + v * kWidth, sum[v]);
+        store(scratch.scores + r * kStepKeys + first + v * kWidth,
+              call.head_dim > kScorePart ? total[v] + sum[v] : sum[v]);
       }
     }
   }
