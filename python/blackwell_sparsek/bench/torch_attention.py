@@ -58,7 +58,8 @@ def exact_rows(case: Case, inputs: Inputs, rows: Tensor) -> Tensor:
 
     Rows that may attend to nothing are zeros.
     """
-    exact = Inputs(*(tensor.double() for tensor in inputs[:3]), inputs.options)
+    Q, K, V, options = inputs
+    exact = Inputs(Q.double(), K.double(), V.double(), options)
     return _rows(case, exact, rows)
 
 
@@ -76,7 +77,8 @@ def _rows(case: Case, inputs: Inputs, rows: Tensor) -> Tensor:
     allowed = allowed_rows(case, inputs, rows)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
-    return scores.softmax(-1).nan_to_num(0.0) @ values
+    result: Tensor = scores.softmax(-1).nan_to_num(0.0) @ values
+    return result
 
 
 def sdpa_call(case: Case, inputs: Inputs, masked: bool = True) -> Call | None:
@@ -106,9 +108,10 @@ def torch_result(case: Case, inputs: Inputs) -> Tensor:
     call = sdpa_call(case, inputs)
     if call is not None:
         return call()
-    low = Inputs(*(tensor.float() for tensor in inputs[:3]), inputs.options)
+    Q, K, V, options = inputs
+    low = Inputs(Q.float(), K.float(), V.float(), options)
     rows = torch.arange(case.q_len)
-    return _rows(case, low, rows).to(inputs.Q.dtype)
+    return _rows(case, low, rows).to(Q.dtype)
 
 
 class Peer(NamedTuple):
