@@ -129,8 +129,11 @@ Nvrtc* opened_nvrtc(std::string* why) {
   return g_nvrtc;
 }
 
-std::string first_lines(const std::string& text, int count) {
-  std::istringstream stream(text);
+// `count` lines of a log, from its first error on: warnings may come before it by the dozen.
+std::string first_lines(const std::string& log, int count) {
+  const size_t error = log.find(" error");
+  const size_t line_start = error == std::string::npos ? std::string::npos : log.rfind('\n', error);
+  std::istringstream stream(line_start == std::string::npos ? log : log.substr(line_start + 1));
   std::string result;
   std::string line;
   for (int i = 0; i < count && std::getline(stream, line);) {

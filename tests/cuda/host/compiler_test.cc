@@ -64,6 +64,15 @@ TEST_F(CompilerTest, an_error_shows_file_line_and_message) {
   EXPECT_NE(message.find("sm_90a"), std::string::npos) << message;
 }
 
+TEST_F(CompilerTest, an_error_is_shown_before_the_warnings_that_precede_it) {
+  std::string source = "__global__ void f() {\n";
+  for (int i = 0; i < 30; ++i) source += "  int unused" + std::to_string(i) + ";\n";
+  const std::string message = error_of(ErrorKind::kRuntime, [&] {
+    compile(source + "}\nint broken = undefined_name;\n", "late.cu", plain_options());
+  });
+  EXPECT_NE(message.find("undefined_name"), std::string::npos) << message;
+}
+
 TEST_F(CompilerTest, a_flood_of_errors_is_cut) {
   std::string source;
   for (int i = 0; i < 80; ++i)
