@@ -11,8 +11,9 @@ target_sources(bsk PRIVATE
   src/cuda/host/tensor_map.cc)
 target_link_libraries(bsk PUBLIC ${CMAKE_DL_LIBS})
 
-# What compiling a kernel on the user's machine needs, in one folder (scripts/pack_kernel_sources.py).
-option(BSK_PACK_KERNELS "Pack the kernels' sources with the headers they include" ${BSK_BUILD_PYTHON})
+# What compiling a kernel on the user's machine needs, in one folder (scripts/pack_kernel_sources.py). Off until the
+# kernels have run on a GPU: no default call takes them, and the headers weigh more than all the rest.
+option(BSK_PACK_KERNELS "Pack the kernels' sources with the headers they include" OFF)
 option(BSK_EMBED_CUBINS "Compile the documented kernels with NVRTC and pack them too" OFF)
 if(BSK_PACK_KERNELS)
   find_package(Python REQUIRED COMPONENTS Interpreter)
