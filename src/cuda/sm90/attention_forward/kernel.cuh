@@ -332,6 +332,7 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
   using SharedMemory = typename Config::SharedMemory;
   SharedMemory& shared = *static_cast<SharedMemory*>(arch::shared_memory());
   const int warpgroup = arch::thread_index() / arch::kWarpgroupThreads;
+  constexpr bool kReassign = Config::kRegisters.producer < Config::kRegisters.consumer;
 
   if (arch::thread_index() == 0) {
     arch::prefetch_tensor_map(params.q);
@@ -350,10 +351,10 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
   arch::wait_for_previous_grid();
 
   if (warpgroup == 0) {
-    arch::decrease_registers<Config::kRegisters.producer>();
+    if constexpr (kReassign) arch::decrease_registers<Config::kRegisters.producer>();
     if (arch::thread_index() == 0) Producer<Config>{shared, params, {}}.run();
   } else {
-    arch::increase_registers<Config::kRegisters.consumer>();
+    if constexpr (kReassign) arch::increase_registers<Config::kRegisters.consumer>();
     Consumer<Config>{shared, params, warpgroup - 1, {}}.run();
   }
 }
