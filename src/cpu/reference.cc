@@ -55,36 +55,28 @@ uint16_t double_to_small_float(double value, int exponent_bits, int mantissa_bit
 
 double load(const void* data, DataType dtype, int64_t index) {
   switch (dtype) {
-    case DataType::kFloat64:
-      return static_cast<const double*>(data)[index];
-    case DataType::kFloat32:
-      return static_cast<const float*>(data)[index];
+    case DataType::kFloat64: return static_cast<const double*>(data)[index];
+    case DataType::kFloat32: return static_cast<const float*>(data)[index];
     case DataType::kFloat16:
       return small_float_to_double(static_cast<const uint16_t*>(data)[index], 5, 10);
     case DataType::kBFloat16:
       return small_float_to_double(static_cast<const uint16_t*>(data)[index], 8, 7);
-    case DataType::kBool:
-      return static_cast<const uint8_t*>(data)[index] != 0 ? 1.0 : 0.0;
+    case DataType::kBool: return static_cast<const uint8_t*>(data)[index] != 0 ? 1.0 : 0.0;
   }
   return 0.0;
 }
 
 void store(void* data, DataType dtype, int64_t index, double value) {
   switch (dtype) {
-    case DataType::kFloat64:
-      static_cast<double*>(data)[index] = value;
-      return;
-    case DataType::kFloat32:
-      static_cast<float*>(data)[index] = static_cast<float>(value);
-      return;
+    case DataType::kFloat64: static_cast<double*>(data)[index] = value; return;
+    case DataType::kFloat32: static_cast<float*>(data)[index] = static_cast<float>(value); return;
     case DataType::kFloat16:
       static_cast<uint16_t*>(data)[index] = double_to_small_float(value, 5, 10);
       return;
     case DataType::kBFloat16:
       static_cast<uint16_t*>(data)[index] = double_to_small_float(value, 8, 7);
       return;
-    case DataType::kBool:
-      return;  // `reasons` turns away every problem with such an output
+    case DataType::kBool: return;  // `reasons` turns away every problem with such an output
   }
 }
 

@@ -1,0 +1,258 @@
+#include "bindings/call.h"
+
+#include <map>
+
+#include "src/attention/settings.h"
+
+namespace bsk::python {
+namespace {
+
+PyObject* threads_source = nullptr;
+PyObject* device_source = nullptr;
+
+double real_number(PyObject* object, const char* name, const char* remedy) {
+  // Tensors have __float__ too, but reading one would wait for its device.
+  const bool is_number =
+      PyFloat_Check(object) || PyLong_Check(object) ||
+      (PyObject_HasAttrString(object, "__float__") != 0 && PyUnicode_Check(object) == 0 &&
+       PyObject_HasAttrString(object, "__dlpack__") == 0);
+  if (!is_number || PyBool_Check(object)) {
+    PyObject* repr = PyObject_Str(reinterpret_cast<PyObject*>(Py_TYPE(object)));
+    const char* got = repr != nullptr ? PyUnicode_AsUTF8AndSize(repr, nullptr) : nullptr;
+    const std::string text = got != nullptr ? got : "another object";
+    Py_XDECREF(repr);
+    PyErr_Clear();
+    fail(ErrorKind::kType, name, "must be a real number or None", text, remedy);
+  }
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    fail(ErrorKind::kValue, name, "must be a finite number", "one that float() refuses", remedy);
+  }
+  return value;
+}
+
+int64_t integer(PyObject* object) {
+  const long long value = PyLong_AsLongLong(object);
+  if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
+  return value;
+}
+
+DeviceProperties cuda_properties(int32_t index) {
+  static auto* known = new std::map<int32_t, DeviceProperties>;  // guarded by the GIL
+  const auto found = known->find(index);
+  if (found != known->end()) return found->second;
+  DeviceProperties device;
+  device.type = DeviceType::kCuda;
+  device.name = "cuda:" + std::to_string(index);
+  if (device_source != nullptr && device_source != Py_None) {
+    PyObject* answer = PyObject_CallFunction(device_source, "i", index);
+    if (answer == nullptr) throw PythonError{};
+    const char* name = nullptr;
+    long long shared_bytes = 0;
+    const int parsed = PyArg_ParseTuple(answer, "siiL", &name, &device.compute_capability,
+                                        &device.multiprocessors, &shared_bytes);
+    if (parsed != 0) device.name = name;
+    device.shared_bytes = shared_bytes;
+    Py_DECREF(answer);
+    if (parsed == 0) throw PythonError{};
+  }
+  known->emplace(index, device);
+  return device;
+}
+
+int32_t framework_threads() {
+  if (threads_source == nullptr || threads_source == Py_None) return 0;
+  PyObject* answer = PyObject_CallFunction(threads_source, nullptr);
+  if (answer == nullptr) throw PythonError{};
+  const int64_t threads = integer(answer);
+  Py_DECREF(answer);
+  return static_cast<int32_t>(threads);
+}
+
+}  // namespace
+
+void set_sources(PyObject* threads, PyObject* device) {
+  Py_XINCREF(threads);
+  Py_XINCREF(device);
+  Py_XDECREF(threads_source);
+  Py_XDECREF(device_source);
+  threads_source = threads;
+  device_source = device;
+}
+
+Call::~Call() {
+  Py_XDECREF(out_object_);
+  Py_XDECREF(lse_object_);
+}
+
+void Call::read(PyObject* const* args, Py_ssize_t count) {
+  if (count < 12 || count > 14) {
+    PyErr_Format(PyExc_TypeError, "attention_forward takes 12 to 14 positional arguments; got %zd",
+                 count);
+    throw PythonError{};
+  }
+  q_object_ = args[0];
+  q_.read(args[0], "Q");
+  k_.read(args[1], "K");
+  v_.read(args[2], "V");
+  problem_.q = layout_of(q_, false);
+  problem_.k = layout_of(k_, false);
+  problem_.v = layout_of(v_, false);
+  buffers_.q = q_.data();
+  buffers_.k = k_.data();
+  buffers_.v = v_.data();
+  problem_.scale =
+      args[3] == Py_None
+          ? 1.0 / std::sqrt(static_cast<double>(problem_.head_dim() > 0 ? problem_.head_dim() : 1))
+          : real_number(args[3], "scale", "Pass None for 1 / sqrt(head_dim).");
+  problem_.causal = static_cast<Causal>(integer(args[4]));
+  problem_.window_left = integer(args[5]);
+  problem_.window_right = integer(args[6]);
+  problem_.softcap = real_number(args[7], "softcap", "Pass None for no cap.");
+  if (args[8] != Py_None) read_mask(args[8]);
+  if (args[9] != Py_None) read_block_mask(args[9]);
+  problem_.return_lse = PyObject_IsTrue(args[10]) == 1;
+  if (args[11] != Py_None) {
+    Py_INCREF(args[11]);
+    out_object_ = args[11];
+    out_.read(args[11], "out");
+    problem_.out = layout_of(out_, false);
+    buffers_.out = out_.data();
+  }
+  if (count > 12 && args[12] != Py_None) read_lse(args[12]);
+  if (count > 13 && args[13] != Py_None) {
+    const char* name = PyUnicode_AsUTF8AndSize(args[13], nullptr);
+    if (name == nullptr) throw PythonError{};
+    forced_kernel_ = name;
+  } else {
+    forced_kernel_ = settings()->kernel;
+  }
+}
+
+void Call::read_mask(PyObject* mask) {
+  mask_.read(mask, "attn_mask");
+  problem_.mask = layout_of(mask_, true);
+  problem_.mask_kind =
+      problem_.mask.dtype == DataType::kBool ? MaskKind::kBool : MaskKind::kAdditive;
+  buffers_.mask = mask_.data();
+}
+
+void Call::read_block_mask(PyObject* block_mask) {
+  PyObject* items[7];
+  if (!PyArg_ParseTuple(block_mask, "OOOOOOO", &items[0], &items[1], &items[2], &items[3],
+                        &items[4], &items[5], &items[6])) {
+    throw PythonError{};
+  }
+  BlockMaskLayout& layout = problem_.block_mask;
+  layout.present = true;
+  layout.block_q = static_cast<int32_t>(integer(items[0]));
+  layout.block_k = static_cast<int32_t>(integer(items[1]));
+  const char* names[] = {"block_mask.full_counts", "block_mask.full_indices",
+                         "block_mask.partial_counts", "block_mask.partial_indices",
+                         "block_mask.partial_bits"};
+  const int32_t ranks[] = {3, 4, 3, 4, 6};
+  const void* data[5] = {};
+  for (int i = 0; i < 5; ++i) {
+    if (items[2 + i] == Py_None && i >= 2) continue;
+    block_lists_[i].read(items[2 + i], names[i]);
+    data[i] = contiguous_data(block_lists_[i], i < 4 ? kDLInt : kDLUInt, i < 4 ? 32 : 8, ranks[i]);
+    const DLTensor& tensor = block_lists_[i].tensor();
+    const bool on_cpu =
+        tensor.device.device_type == kDLCPU || tensor.device.device_type == kDLCUDAHost;
+    if (on_cpu != (problem_.q.device == DeviceType::kCpu) ||
+        (!on_cpu && tensor.device.device_id != problem_.q.device_index)) {
+      fail(ErrorKind::kValue, "block_mask", "must be on Q's device",
+           on_cpu ? "the CPU" : "another device", "Move it there with block_mask.to(Q.device).");
+    }
+  }
+  const DLTensor& indices = block_lists_[1].tensor();
+  layout.batch = indices.shape[0];
+  layout.heads = indices.shape[1];
+  layout.q_blocks = indices.shape[2];
+  layout.full_width = indices.shape[3];
+  const bool has_partial = items[4] != Py_None || items[5] != Py_None || items[6] != Py_None;
+  const DLTensor* partial_indices = block_lists_[3].tensor_or_null();
+  if (partial_indices != nullptr) layout.partial_width = partial_indices->shape[3];
+  for (int i = 0; i < 5; ++i) {
+    if (block_lists_[i].tensor_or_null() == nullptr) {
+      if (has_partial && i >= 2) {
+        fail(ErrorKind::kValue, names[i], "must be given with the other partial lists", "None",
+             "Build the mask with BlockMask's constructors.");
+      }
+      continue;
+    }
+    const int64_t* shape = block_lists_[i].tensor().shape;
+    const bool agrees = shape[0] == layout.batch && shape[1] == layout.heads &&
+                        shape[2] == layout.q_blocks &&
+                        (i < 3 || shape[3] == layout.partial_width) &&
+                        (i < 4 || (shape[4] == layout.block_q && shape[5] == layout.block_k / 8));
+    if (!agrees) {
+      fail(ErrorKind::kValue, names[i],
+           "must have the sizes [batch, heads, q_blocks, ...] of full_indices", "other sizes",
+           "Build the mask with BlockMask's constructors.");
+    }
+  }
+  buffers_.block_mask.full_counts = static_cast<const int32_t*>(data[0]);
+  buffers_.block_mask.full_indices = static_cast<const int32_t*>(data[1]);
+  buffers_.block_mask.partial_counts = static_cast<const int32_t*>(data[2]);
+  buffers_.block_mask.partial_indices = static_cast<const int32_t*>(data[3]);
+  buffers_.block_mask.partial_bits = static_cast<const uint8_t*>(data[4]);
+}
+
+void Call::read_lse(PyObject* lse) {
+  lse_.read(lse, "lse");
+  contiguous_data(lse_, kDLFloat, 32, 3);
+  const int64_t* shape = lse_.tensor().shape;
+  if (shape[0] != problem_.batch() || shape[1] != problem_.q_heads() ||
+      shape[2] != problem_.q_len()) {
+    fail(ErrorKind::kValue, "lse", "must have shape [batch, q_heads, q_len]", "another shape",
+         "Leave it out to have it allocated.");
+  }
+  Py_INCREF(lse);
+  lse_object_ = lse;
+  buffers_.lse = static_cast<float*>(lse_.data());
+}
+
+void Call::allocate() {
+  const DLTensor& q = q_.tensor();
+  if (out_object_ == nullptr) {
+    const std::array<int64_t, 4> shape = {problem_.batch(), problem_.q_heads(), problem_.q_len(),
+                                          problem_.v_head_dim()};
+    problem_.out = contiguous(problem_.q.dtype, shape);
+    problem_.out.device = problem_.q.device;
+    problem_.out.device_index = problem_.q.device_index;
+    out_object_ = new_tensor(q_object_, q.device, q.dtype, 4, shape.data(), &buffers_.out);
+    if (out_object_ == nullptr) {
+      fail(ErrorKind::kType, "out",
+           "must be given for tensors whose library has no DLPack C exchange API", "None",
+           "Pass out=, an empty tensor of shape [batch, q_heads, q_len, v_head_dim].");
+    }
+  }
+  if (problem_.return_lse && lse_object_ == nullptr) {
+    const int64_t shape[3] = {problem_.batch(), problem_.q_heads(), problem_.q_len()};
+    void* data = nullptr;
+    lse_object_ = new_tensor(q_object_, q.device, {kDLFloat, 32, 1}, 3, shape, &data);
+    if (lse_object_ == nullptr) {
+      fail(ErrorKind::kType, "lse",
+           "must be given for tensors whose library has no DLPack C exchange API", "None",
+           "Pass lse=, an empty float32 tensor of shape [batch, q_heads, q_len].");
+    }
+    buffers_.lse = static_cast<float*>(data);
+  }
+}
+
+PyObject* Call::result() {
+  Py_INCREF(out_object_);
+  if (!problem_.return_lse) return out_object_;
+  PyObject* pair = PyTuple_Pack(2, out_object_, lse_object_);
+  Py_DECREF(out_object_);
+  return pair;
+}
+
+DeviceProperties Call::device() const {
+  if (problem_.q.device == DeviceType::kCuda) return cuda_properties(problem_.q.device_index);
+  return cpu_properties(framework_threads());
+}
+
+}  // namespace bsk::python

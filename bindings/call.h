@@ -1,0 +1,51 @@
+// One call of attention_forward as Python made it: the arguments read into a problem and its
+// buffers.
+#pragma once
+
+#include "bindings/dlpack_tensor.h"
+
+namespace bsk::python {
+
+inline constexpr char kAttentionForwardDoc[] =
+    "attention_forward(q, k, v, scale, causal, window_left, window_right, softcap, attn_mask, "
+    "block_mask, return_lse, "
+    "out, lse=None, kernel=None)\n\n"
+    "scale: None or a number. causal: 0 none, 1 upper_left, 2 lower_right. softcap: 0 = none. "
+    "block_mask: None or "
+    "(block_q, block_k, full_counts, full_indices, partial_counts, partial_indices, partial_bits).";
+
+// Callables that know the framework: threads() -> int and device(index) -> (name, capability,
+// multiprocessors, shared_bytes). None = the machine's own.
+void set_sources(PyObject* threads, PyObject* device);
+
+class Call {
+ public:
+  Call() = default;
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  ~Call();
+
+  void read(PyObject* const* args, Py_ssize_t count);
+  void allocate();     // `out` and `lse` where the caller gave none
+  PyObject* result();  // a new reference: out, or (out, lse)
+
+  const AttentionProblem& problem() const { return problem_; }
+  const AttentionBuffers& buffers() const { return buffers_; }
+  DeviceProperties device() const;
+  const std::string& forced_kernel() const { return forced_kernel_; }
+
+ private:
+  void read_mask(PyObject* mask);
+  void read_block_mask(PyObject* block_mask);
+  void read_lse(PyObject* lse);
+
+  PyObject* q_object_ = nullptr;  // borrowed
+  PyObject* out_object_ = nullptr;
+  PyObject* lse_object_ = nullptr;
+  TensorArgument q_, k_, v_, mask_, out_, lse_, block_lists_[5];
+  AttentionProblem problem_;
+  AttentionBuffers buffers_;
+  std::string forced_kernel_;
+};
+
+}  // namespace bsk::python

@@ -1,0 +1,236 @@
+#include "bindings/dlpack_tensor.h"
+
+#include <string>
+#include <vector>
+
+namespace bsk::python {
+namespace {
+
+struct TypeEntry {
+  PyTypeObject* type;  // owned: a type that died could come back at the same address
+  const DLPackExchangeAPI* api;
+};
+
+// Guarded by the GIL.
+std::vector<TypeEntry>& type_entries() {
+  static auto* entries = new std::vector<TypeEntry>;
+  return *entries;
+}
+
+const DLPackExchangeAPI* look_up(PyTypeObject* type) {
+  PyObject* capsule =
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__");
+  if (capsule == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  void* pointer = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+  Py_DECREF(capsule);
+  if (pointer == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  auto* header = static_cast<const DLPackExchangeAPIHeader*>(pointer);
+  while (header != nullptr && header->version.major != DLPACK_MAJOR_VERSION)
+    header = header->prev_api;
+  auto* api = reinterpret_cast<const DLPackExchangeAPI*>(header);
+  return api != nullptr && api->dltensor_from_py_object_no_sync != nullptr ? api : nullptr;
+}
+
+std::string type_name(PyObject* object) {
+  PyObject* name =
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object)), "__qualname__");
+  std::string text = "an object";
+  if (name != nullptr) {
+    const char* utf8 = PyUnicode_AsUTF8AndSize(name, nullptr);
+    if (utf8 != nullptr) text = utf8;
+    Py_DECREF(name);
+  }
+  PyErr_Clear();
+  return text;
+}
+
+// The pending Python exception as text; clears it.
+std::string pending_exception() {
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  std::string text = "an error";
+  if (value != nullptr) {
+    PyObject* str = PyObject_Str(value);
+    if (str != nullptr) {
+      const char* utf8 = PyUnicode_AsUTF8AndSize(str, nullptr);
+      if (utf8 != nullptr) text = utf8;
+      Py_DECREF(str);
+    }
+  }
+  Py_XDECREF(type);
+  Py_XDECREF(value);
+  Py_XDECREF(trace);
+  PyErr_Clear();
+  return text.substr(0, text.find('\n'));  // torch appends a C++ stack trace
+}
+
+std::string text(const DLDataType& dtype) {
+  const char* names[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
+  const std::string name =
+      dtype.code < 7 ? names[dtype.code] : "dtype code " + std::to_string(dtype.code);
+  return dtype.code == kDLBool ? name : name + std::to_string(dtype.bits * dtype.lanes);
+}
+
+std::string text(const DLTensor& tensor) {
+  std::string result = "[";
+  for (int32_t i = 0; i < tensor.ndim; ++i)
+    result += (i > 0 ? ", " : "") + std::to_string(tensor.shape[i]);
+  return result + "]";
+}
+
+}  // namespace
+
+const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
+  for (const TypeEntry& entry : type_entries()) {
+    if (entry.type == type) return entry.api;
+  }
+  Py_INCREF(type);
+  type_entries().push_back({type, look_up(type)});
+  return type_entries().back().api;
+}
+
+TensorArgument::~TensorArgument() { Py_XDECREF(capsule_); }
+
+void TensorArgument::read(PyObject* object, const char* name) {
+  name_ = name;
+  const DLPackExchangeAPI* api = exchange_api(Py_TYPE(object));
+  if (api != nullptr) {
+    if (api->dltensor_from_py_object_no_sync(object, &view_) != 0) {
+      fail(ErrorKind::kValue, name, "must be a dense tensor on a CPU or CUDA device",
+           pending_exception(), "Pass a plain strided tensor.");
+    }
+    tensor_ = &view_;
+    return;
+  }
+  if (PyObject_HasAttrString(object, "__dlpack__") == 0) {
+    fail(ErrorKind::kType, name, "must be a tensor (torch.Tensor, or anything with __dlpack__)",
+         type_name(object), "Convert it with torch.as_tensor.");
+  }
+  capsule_ = PyObject_CallMethod(object, "__dlpack__", nullptr);
+  if (capsule_ == nullptr) {
+    fail(ErrorKind::kValue, name, "must be a dense tensor on a CPU or CUDA device",
+         pending_exception(), "Pass a plain strided tensor (detached, if it requires grad).");
+  }
+  if (PyCapsule_IsValid(capsule_, "dltensor")) {
+    tensor_ = &static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule_, "dltensor"))->dl_tensor;
+  } else if (PyCapsule_IsValid(capsule_, "dltensor_versioned")) {
+    tensor_ = &static_cast<DLManagedTensorVersioned*>(
+                   PyCapsule_GetPointer(capsule_, "dltensor_versioned"))
+                   ->dl_tensor;
+  } else {
+    fail(ErrorKind::kType, name, "must export a DLPack capsule", type_name(object),
+         "Update the array library.");
+  }
+}
+
+PyObject* new_tensor(PyObject* like, DLDevice device, DLDataType dtype, int32_t ndim,
+                     const int64_t* shape, void** data) {
+  const DLPackExchangeAPI* api = exchange_api(Py_TYPE(like));
+  if (api == nullptr) return nullptr;
+  DLTensor prototype{};
+  prototype.device = device;
+  prototype.ndim = ndim;
+  prototype.dtype = dtype;
+  prototype.shape = const_cast<int64_t*>(shape);
+  DLManagedTensorVersioned* managed = nullptr;
+  std::string message;
+  const auto keep = [](void* context, const char* kind, const char* what) {
+    *static_cast<std::string*>(context) = std::string(kind) + ": " + what;
+  };
+  if (api->managed_tensor_allocator(&prototype, &managed, &message, keep) != 0) {
+    throw Error(ErrorKind::kRuntime, "out: the tensor library could not allocate the result (" +
+                                         message + "). Free memory, or pass `out`.");
+  }
+  *data = static_cast<char*>(managed->dl_tensor.data) + managed->dl_tensor.byte_offset;
+  void* object = nullptr;
+  if (api->managed_tensor_to_py_object_no_sync(managed, &object) != 0) throw PythonError{};
+  return static_cast<PyObject*>(object);
+}
+
+TensorLayout layout_of(const TensorArgument& argument, bool broadcast) {
+  const DLTensor& tensor = argument.tensor();
+  if (broadcast ? tensor.ndim > 4 : tensor.ndim != 4) {
+    fail(ErrorKind::kValue, argument.name(),
+         broadcast ? "must have at most 4 dimensions"
+                   : "must have 4 dimensions, [batch, heads, length, head_dim]",
+         std::to_string(tensor.ndim) + ", shape " + text(tensor),
+         broadcast ? "Make it broadcastable to [batch, q_heads, q_len, kv_len]."
+                   : "Add the missing dimensions with unsqueeze, or view it as [batch, heads, "
+                     "length, head_dim].");
+  }
+  TensorLayout layout;
+  const DLDataType dtype = tensor.dtype;
+  if (dtype.lanes == 1 && dtype.code == kDLFloat && dtype.bits == 64) {
+    layout.dtype = DataType::kFloat64;
+  } else if (dtype.lanes == 1 && dtype.code == kDLFloat && dtype.bits == 32) {
+    layout.dtype = DataType::kFloat32;
+  } else if (dtype.lanes == 1 && dtype.code == kDLFloat && dtype.bits == 16) {
+    layout.dtype = DataType::kFloat16;
+  } else if (dtype.lanes == 1 && dtype.code == kDLBfloat && dtype.bits == 16) {
+    layout.dtype = DataType::kBFloat16;
+  } else if (dtype.lanes == 1 && dtype.code == kDLBool) {
+    layout.dtype = DataType::kBool;
+  } else {
+    fail(ErrorKind::kType, argument.name(),
+         broadcast ? "must be bool, float32, float16 or bfloat16"
+                   : "must be float32, float16 or bfloat16",
+         text(dtype),
+         broadcast ? "Convert it with .bool() (True = may attend) or .float()."
+                   : "Convert it with .float().");
+  }
+  switch (tensor.device.device_type) {
+    case kDLCPU:
+    case kDLCUDAHost: layout.device = DeviceType::kCpu; break;
+    case kDLCUDA:
+    case kDLCUDAManaged:
+      layout.device = DeviceType::kCuda;
+      layout.device_index = tensor.device.device_id;
+      break;
+    default:
+      fail(ErrorKind::kValue, argument.name(), "must be on a CPU or a CUDA device",
+           "DLPack device type " + std::to_string(tensor.device.device_type),
+           "Move it with .to('cpu').");
+  }
+  const int32_t padding = 4 - tensor.ndim;
+  layout.shape.fill(1);
+  layout.stride.fill(0);
+  int64_t dense_stride = 1;
+  for (int32_t i = tensor.ndim - 1; i >= 0; --i) {
+    layout.shape[padding + i] = tensor.shape[i];
+    layout.stride[padding + i] = tensor.strides != nullptr ? tensor.strides[i] : dense_stride;
+    dense_stride *= tensor.shape[i];
+  }
+  if (broadcast) {  // a size of 1 is broadcast whatever its stride says
+    for (int i = 0; i < 4; ++i) {
+      if (layout.shape[i] == 1) layout.stride[i] = 0;
+    }
+  }
+  return layout;
+}
+
+const void* contiguous_data(const TensorArgument& argument, DLDataTypeCode code, uint8_t bits,
+                            int32_t ndim) {
+  const DLTensor& tensor = argument.tensor();
+  if (tensor.dtype.code != code || tensor.dtype.bits != bits || tensor.ndim != ndim) {
+    fail(ErrorKind::kType, argument.name(),
+         "must be a " + std::to_string(ndim) + "-dimensional integer tensor",
+         text(tensor.dtype) + " " + text(tensor), "Build the mask with BlockMask's constructors.");
+  }
+  int64_t dense_stride = 1;
+  for (int32_t i = ndim - 1; i >= 0; --i) {
+    if (tensor.strides != nullptr && tensor.shape[i] > 1 && tensor.strides[i] != dense_stride) {
+      fail(ErrorKind::kValue, argument.name(), "must be contiguous", "other strides",
+           "Build the mask with BlockMask's constructors.");
+    }
+    dense_stride *= tensor.shape[i];
+  }
+  return argument.data();
+}
+
+}  // namespace bsk::python

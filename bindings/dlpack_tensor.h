@@ -1,0 +1,55 @@
+// Reads tensors of any library through DLPack: by its C exchange API where the type has one (torch
+// >= 2.11), else by the Python protocol `__dlpack__`. No torch header is needed.
+#pragma once
+
+#include <Python.h>
+#include <dlpack/dlpack.h>
+
+#include "bsk/attention.h"
+
+namespace bsk::python {
+
+// A tensor argument for the duration of a call. Throws PythonError (with the Python exception set)
+// or bsk::Error.
+class TensorArgument {
+ public:
+  TensorArgument() = default;
+  TensorArgument(const TensorArgument&) = delete;
+  TensorArgument& operator=(const TensorArgument&) = delete;
+  ~TensorArgument();
+
+  void read(PyObject* object, const char* name);
+
+  const DLTensor& tensor() const { return *tensor_; }
+  const DLTensor* tensor_or_null() const { return tensor_; }  // null where nothing was read
+  void* data() const { return static_cast<char*>(tensor_->data) + tensor_->byte_offset; }
+  const char* name() const { return name_; }
+
+ private:
+  const char* name_ = "";
+  const DLTensor* tensor_ = nullptr;
+  DLTensor view_{};              // filled by the exchange API
+  PyObject* capsule_ = nullptr;  // kept by the Python protocol
+};
+
+// Thrown where a Python exception is already set.
+struct PythonError {};
+
+// The exchange API of a type, or null. Looked up once per type.
+const DLPackExchangeAPI* exchange_api(PyTypeObject* type);
+
+// A new contiguous tensor of `like`'s library on its device; null where its type has no exchange
+// API.
+PyObject* new_tensor(PyObject* like, DLDevice device, DLDataType dtype, int32_t ndim,
+                     const int64_t* shape, void** data);
+
+// [.., rows, columns] as a 4-dimensional layout; fewer than 4 dimensions are padded with ones on
+// the left where `broadcast` allows it. Throws Error where the rank, dtype or device is none that
+// attention knows.
+TensorLayout layout_of(const TensorArgument& argument, bool broadcast);
+
+// A contiguous tensor of the given dtype and rank (block lists), its data pointer.
+const void* contiguous_data(const TensorArgument& argument, DLDataTypeCode code, uint8_t bits,
+                            int32_t ndim);
+
+}  // namespace bsk::python

@@ -1,0 +1,182 @@
+// The CPython entry of BlackwellSparseK (limited API): Python objects in, one C++ call, Python
+// objects out.
+#include <Python.h>
+
+#include <new>
+#include <string>
+
+#include "bindings/call.h"
+#include "src/attention/kernel.h"
+#include "src/attention/settings.h"
+
+namespace bsk::python {
+namespace {
+
+PyObject* unsupported_error = nullptr;
+
+PyObject* exception_type(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kValue: return PyExc_ValueError;
+    case ErrorKind::kType: return PyExc_TypeError;
+    case ErrorKind::kUnsupported: return unsupported_error;
+    case ErrorKind::kRuntime: return PyExc_RuntimeError;
+  }
+  return PyExc_RuntimeError;
+}
+
+// Runs `body` and turns C++ exceptions into Python's.
+template <typename Body>
+PyObject* guarded(Body body) {
+  try {
+    return body();
+  } catch (const PythonError&) {
+  } catch (const Error& error) {
+    PyErr_SetString(exception_type(error.kind()), error.what());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyObject* attention_forward_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> PyObject* {
+    Call call;
+    call.read(args, count);
+    call.allocate();
+    const DeviceProperties device = call.device();
+    const std::string& forced = call.forced_kernel();
+    PyThreadState* thread = PyEval_SaveThread();
+    try {
+      attention_forward(call.problem(), call.buffers(), device, forced);
+    } catch (...) {
+      PyEval_RestoreThread(thread);
+      throw;
+    }
+    PyEval_RestoreThread(thread);
+    return call.result();
+  });
+}
+
+PyObject* plan_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> PyObject* {
+    Call call;
+    call.read(args, count);
+    call.allocate();
+    validate(call.problem(), call.buffers());
+    const AttentionPlan result = plan(call.problem(), call.device(), call.forced_kernel());
+    return Py_BuildValue("(ss)", result.kernel->name, to_string(result).c_str());
+  });
+}
+
+std::map<std::string, std::string> string_map(PyObject* dict) {
+  std::map<std::string, std::string> values;
+  PyObject *key, *value;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(dict, &position, &key, &value)) {
+    const char* key_text = PyUnicode_AsUTF8AndSize(key, nullptr);
+    if (key_text == nullptr) throw PythonError{};
+    Py_ssize_t size = 0;
+    const char* value_text = PyUnicode_AsUTF8AndSize(value, &size);
+    if (value_text == nullptr) throw PythonError{};
+    values[key_text] = std::string(value_text, static_cast<size_t>(size));
+  }
+  return values;
+}
+
+PyObject* option_list(const std::vector<ResolvedOption>& options) {
+  PyObject* list = PyList_New(0);
+  for (const ResolvedOption& option : options) {
+    PyObject* entry =
+        Py_BuildValue("(ssss)", option.name.c_str(), option.environment_variable.c_str(),
+                      option.value.c_str(), option.origin.c_str());
+    if (entry == nullptr || PyList_Append(list, entry) != 0) throw PythonError{};
+    Py_DECREF(entry);
+  }
+  return list;
+}
+
+PyObject* resolve_options_entry(PyObject*, PyObject* dict) {
+  return guarded([&] { return option_list(resolve_options(string_map(dict))); });
+}
+
+PyObject* set_settings_entry(PyObject*, PyObject* dict) {
+  return guarded([&]() -> PyObject* {
+    set_settings(string_map(dict));
+    Py_RETURN_NONE;
+  });
+}
+
+PyObject* options_in_force_entry(PyObject*, PyObject*) {
+  return guarded([&] { return option_list(options_in_force()); });
+}
+
+PyObject* kernels_entry(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    PyObject* list = PyList_New(0);
+    for (const Kernel& kernel : kernels()) {
+      PyObject* entry = Py_BuildValue("(ssO)", kernel.name, kernel.summary,
+                                      kernel.only_when_forced ? Py_True : Py_False);
+      if (entry == nullptr || PyList_Append(list, entry) != 0) throw PythonError{};
+      Py_DECREF(entry);
+    }
+    return list;
+  });
+}
+
+PyObject* set_sources_entry(PyObject*, PyObject* args) {
+  PyObject *threads, *device;
+  if (!PyArg_ParseTuple(args, "OO", &threads, &device)) return nullptr;
+  set_sources(threads, device);
+  Py_RETURN_NONE;
+}
+
+PyMethodDef methods[] = {
+    {"attention_forward",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(attention_forward_entry)),
+     METH_FASTCALL, kAttentionForwardDoc},
+    {"plan", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plan_entry)), METH_FASTCALL,
+     "plan(*attention_forward's arguments) -> (kernel, text): what a call would run. Computes "
+     "nothing."},
+    {"resolve_options", resolve_options_entry, METH_O,
+     "resolve_options({name: text}) -> [(name, variable, value, origin)], without putting them in "
+     "force."},
+    {"set_settings", set_settings_entry, METH_O,
+     "set_settings({name: text}): puts explicit options in force."},
+    {"options_in_force", options_in_force_entry, METH_NOARGS,
+     "options_in_force() -> [(name, variable, value, origin)]"},
+    {"kernels", kernels_entry, METH_NOARGS,
+     "kernels() -> [(name, summary, only_when_forced)], the most wanted first."},
+    {"set_sources", set_sources_entry, METH_VARARGS,
+     "set_sources(threads, device): threads() -> int; device(index) -> (name, capability, "
+     "multiprocessors, "
+     "shared_bytes)."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT,
+                      "_C",
+                      "The native core of BlackwellSparseK.",
+                      -1,
+                      methods,
+                      nullptr,
+                      nullptr,
+                      nullptr,
+                      nullptr};
+
+}  // namespace
+}  // namespace bsk::python
+
+PyMODINIT_FUNC PyInit__C() {
+  PyObject* object = PyModule_Create(&bsk::python::module);
+  if (object == nullptr) return nullptr;
+  bsk::python::unsupported_error = PyErr_NewExceptionWithDoc(
+      "blackwell_sparsek.UnsupportedError",
+      "No kernel of this build takes a problem; the message lists the reasons.", PyExc_RuntimeError,
+      nullptr);
+  Py_XINCREF(bsk::python::unsupported_error);
+  if (PyModule_AddObject(object, "UnsupportedError", bsk::python::unsupported_error) != 0)
+    return nullptr;
+  return object;
+}

@@ -1,0 +1,26 @@
+"""The native core (bindings/module.cc)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+class UnsupportedError(RuntimeError): ...
+
+def attention_forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: int, window_left: int,
+    window_right: int, softcap: float, attn_mask: Tensor | None, block_mask: tuple[Any, ...] | None,
+    return_lse: bool, out: Tensor | None, lse: Tensor | None = None, kernel: str | None = None, /,
+) -> Any: ...
+def plan(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: int, window_left: int,
+    window_right: int, softcap: float, attn_mask: Tensor | None, block_mask: tuple[Any, ...] | None,
+    return_lse: bool, out: Tensor | None, lse: Tensor | None = None, kernel: str | None = None, /,
+) -> tuple[str, str]: ...
+def resolve_options(explicit: dict[str, str], /) -> list[tuple[str, str, str, str]]: ...
+def set_settings(explicit: dict[str, str], /) -> None: ...
+def options_in_force() -> list[tuple[str, str, str, str]]: ...
+def kernels() -> list[tuple[str, str, bool]]: ...
+def set_sources(
+    threads: Callable[[], int] | None, device: Callable[[int], tuple[str, int, int, int]] | None, /
+) -> None: ...

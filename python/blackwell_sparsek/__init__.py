@@ -1,0 +1,12 @@
+"""BlackwellSparseK: exact and block-sparse attention on CPU, Hopper and Blackwell.
+
+    from blackwell_sparsek import attention_forward
+    out = attention_forward(Q, K, V)  # [batch, heads, length, head_dim]
+"""
+
+from blackwell_sparsek._C import UnsupportedError
+from blackwell_sparsek.attention import attention_forward
+from blackwell_sparsek.block_mask import BlockMask
+from blackwell_sparsek.core import __version__
+
+__all__ = ["BlockMask", "UnsupportedError", "__version__", "attention_forward"]

@@ -1,0 +1,119 @@
+"""The same attention by torch's own operations, taken only under `Config(fallback='sdpa')`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from blackwell_sparsek.block_mask import BlockMask
+
+__all__ = ["FallbackWarning", "attention_forward"]
+
+
+class FallbackWarning(UserWarning):
+    """A call was computed by torch's SDPA instead of a kernel of this library."""
+
+
+def attention_forward(
+    reason: str,
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    scale: float | None,
+    is_causal: bool | str,
+    attn_mask: Tensor | None,
+    window: tuple[int, int] | None,
+    softcap: float | None,
+    block_mask: BlockMask | None,
+    return_lse: bool,
+    out: Tensor | None,
+) -> Any:
+    """`blackwell_sparsek.attention_forward` by torch: same arguments, same meaning, differentiable.
+
+    Dense attention, bool and additive masks go to `scaled_dot_product_attention`; softcap and the
+    LSE, which it lacks, to plain matrix products in fp32. Every mask is materialised.
+    """
+    warnings.warn(f"computed by torch's SDPA: {reason}", FallbackWarning, stacklevel=4)
+    allowed = _allowed(Q, K, is_causal, window, attn_mask, block_mask)
+    bias = attn_mask if attn_mask is not None and attn_mask.dtype != torch.bool else None
+    if bias is not None:
+        removed = bias == -torch.inf
+        allowed = ~removed if allowed is None else allowed & ~removed
+    groups = Q.shape[1] // K.shape[1] if K.shape[1] else 1
+    if softcap or return_lse:
+        result, lse = _products(Q, K, V, scale, softcap, allowed, bias, groups)
+    else:
+        mask = allowed
+        if bias is not None:
+            mask = bias.to(Q.dtype) if allowed is None else bias.to(Q.dtype).masked_fill(~allowed, -torch.inf)
+        result = scaled_dot_product_attention(Q, K, V, mask, scale=scale, enable_gqa=groups > 1)
+        lse = None
+        if allowed is not None:
+            result = result.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+    if out is not None:
+        result = out.copy_(result)
+    return (result, lse) if return_lse else result
+
+
+def _products(
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    scale: float | None,
+    softcap: float | None,
+    allowed: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    K, V = (t.float().repeat_interleave(groups, 1) for t in (K, V))
+    scores = Q.float() @ K.transpose(-1, -2) * (Q.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    lse = torch.logsumexp(scores, -1)
+    weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1))
+    return (weights @ V).to(Q.dtype), lse
+
+
+def _allowed(
+    Q: Tensor,
+    K: Tensor,
+    is_causal: bool | str,
+    window: tuple[int, int] | None,
+    attn_mask: Tensor | None,
+    block_mask: BlockMask | None,
+) -> Tensor | None:
+    """Every boolean rule as one mask, broadcastable to `[batch, q_heads, q_len, kv_len]`."""
+    q_len, kv_len = Q.shape[2], K.shape[2]
+    rules: list[Tensor] = []
+    if is_causal or window is not None:
+        offset = 0 if is_causal in (True, "upper_left") else kv_len - q_len
+        query = torch.arange(q_len, device=Q.device).unsqueeze(-1) + offset
+        key = torch.arange(kv_len, device=Q.device)
+        if is_causal:
+            rules.append(key <= query)
+        if window is not None and window[0] >= 0:
+            rules.append(key >= query - window[0])
+        if window is not None and window[1] >= 0:
+            rules.append(key <= query + window[1])
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        rules.append(attn_mask)
+    if block_mask is not None:
+        dense = block_mask.to_dense_mask(q_len, kv_len)
+        heads = dense.shape[1]
+        if heads not in (1, Q.shape[1]):
+            dense = dense.repeat_interleave(Q.shape[1] // heads, 1)
+        rules.append(dense)
+    if not rules:
+        return None
+    allowed = rules[0]
+    for rule in rules[1:]:
+        allowed = allowed & rule
+    return allowed

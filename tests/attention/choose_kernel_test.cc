@@ -1,0 +1,117 @@
+// From a problem to a kernel and a plan, with no GPU: reasons, messages, forced kernels, a sweep of 10^5 problems.
+#include <gtest/gtest.h>
+
+#include <random>
+#include <string>
+
+#include "src/attention/kernel.h"
+
+namespace bsk {
+namespace {
+
+AttentionProblem small_problem(DataType dtype = DataType::kFloat32) {
+  return dense_problem(dtype, 1, 8, 8, 128, 128, 64, 64);
+}
+
+DeviceProperties gpu(int32_t compute_capability) {
+  DeviceProperties device;
+  device.type = DeviceType::kCuda;
+  device.name = "a test device";
+  device.compute_capability = compute_capability;
+  device.multiprocessors = 132;
+  device.shared_bytes = 232448;
+  return device;
+}
+
+std::string unsupported_message(const AttentionProblem& problem, const DeviceProperties& device,
+                                const std::string& forced = "") {
+  try {
+    choose_kernel(problem, device, forced);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    return error.what();
+  }
+  ADD_FAILURE() << "a kernel took the problem";
+  return "";
+}
+
+TEST(Kernels, HaveDistinctNames) {
+  for (size_t i = 0; i < kernels().size(); ++i) {
+    EXPECT_STRNE(kernels()[i].summary, "");
+    for (size_t j = 0; j < i; ++j) EXPECT_STRNE(kernels()[i].name, kernels()[j].name);
+  }
+}
+
+TEST(ChooseKernel, TakesTheBlockedKernelOnACpu) {
+  EXPECT_STREQ(choose_kernel(small_problem(), cpu_properties(1)).name, "cpu_attention_forward");
+}
+
+TEST(ChooseKernel, TakesTheOracleOnlyWhenForced) {
+  EXPECT_STREQ(choose_kernel(small_problem(), cpu_properties(1), "cpu_reference").name, "cpu_reference");
+  EXPECT_NE(unsupported_message(small_problem(DataType::kFloat64), cpu_properties(1)).find("cpu_attention_forward"),
+            std::string::npos);
+}
+
+TEST(ChooseKernel, NamesTheArchitectureAndTheThreeOptions) {
+  AttentionProblem problem = small_problem(DataType::kFloat16);
+  problem.q.device = problem.k.device = problem.v.device = problem.out.device = DeviceType::kCuda;
+  const std::string message = unsupported_message(problem, gpu(89));
+  EXPECT_EQ(message.rfind("Unsupported architecture: sm_89", 0), 0u) << message;
+  for (const char* option : {"Option A", "Option B", "Option C"}) {
+    EXPECT_NE(message.find(option), std::string::npos) << option;
+  }
+}
+
+TEST(ChooseKernel, GivesEveryKernelsReasons) {
+  AttentionProblem problem = small_problem(DataType::kFloat16);
+  problem.q.device = problem.k.device = problem.v.device = problem.out.device = DeviceType::kCuda;
+  const std::string message = unsupported_message(problem, gpu(120));
+  for (const Kernel& kernel : kernels()) {
+    EXPECT_EQ(message.find(std::string("\n  ") + kernel.name) != std::string::npos, !kernel.only_when_forced)
+        << kernel.name;
+  }
+}
+
+// A plan is made for any valid problem, and covers every query row exactly once.
+TEST(Plan, HoldsOverManyProblems) {
+  std::mt19937_64 random(7);
+  const auto pick = [&](std::initializer_list<int64_t> values) {
+    return *(values.begin() + static_cast<int64_t>(random() % values.size()));
+  };
+  for (int i = 0; i < 100000; ++i) {
+    const int64_t kv_heads = pick({1, 2, 3, 8, 12, 40});
+    AttentionProblem problem = dense_problem(
+        static_cast<DataType>(pick({1, 2, 3})), pick({0, 1, 2, 7, 64}), kv_heads * pick({1, 2, 4, 8, 16}), kv_heads,
+        pick({0, 1, 2, 63, 64, 65, 127, 1000, 4096, 100003}), pick({0, 1, 5, 64, 129, 1000, 4096, 1000003}),
+        pick({16, 24, 64, 80, 96, 128, 192, 256}), pick({16, 64, 72, 128, 256}));
+    problem.causal = static_cast<Causal>(pick({0, 1, 2}));
+    problem.window_left = pick({-1, 0, 5, 512});
+    problem.window_right = pick({-1, 0, 17});
+    problem.softcap = pick({0, 30});
+    problem.return_lse = pick({0, 1}) != 0;
+    if (pick({0, 1, 2}) == 0) {
+      problem.block_mask = {.present = true,
+                            .block_q = static_cast<int32_t>(pick({64, 128})),
+                            .block_k = static_cast<int32_t>(pick({16, 32, 64, 128})),
+                            .batch = 1,
+                            .heads = pick({1, kv_heads, problem.q_heads()}),
+                            .q_blocks = 0,
+                            .full_width = 4};
+      problem.block_mask.q_blocks = (problem.q_len() + problem.block_mask.block_q - 1) / problem.block_mask.block_q;
+    }
+    const DeviceProperties device = cpu_properties(static_cast<int32_t>(pick({1, 2, 64})));
+    const AttentionPlan result = plan(problem, device);
+    ASSERT_NE(result.kernel, nullptr);
+    ASSERT_GE(result.q_tile, 1);
+    ASSERT_GE(result.kv_tile, 1);
+    ASSERT_GE(result.threads, 1);
+    ASSERT_LE(result.threads, device.threads);
+    const int64_t rows = problem.batch() * problem.q_heads() * problem.q_len();
+    ASSERT_GE(result.tasks * result.q_tile, rows) << to_string(result);
+    ASSERT_EQ(result.tasks == 0, rows == 0) << to_string(result);
+    ASSERT_FALSE(to_string(result).empty());
+  }
+}
+
+}  // namespace
+}  // namespace bsk
