@@ -23,8 +23,11 @@ class KeyBlockWalk {
       row_ = static_cast<int64_t>(batch) * lists.batch_stride +
              static_cast<int64_t>(head / lists.heads_per_list) * lists.head_stride +
              first_row / lists.block_q;
-      remaining_full_ = lists.full_counts[row_];
-      remaining_partial_ = lists.partial_counts == nullptr ? 0 : lists.partial_counts[row_];
+      // Counts beyond the capacity and indices outside the keys break the contract, never memory.
+      remaining_full_ = smaller(lists.full_counts[row_], lists.full_width);
+      if (lists.partial_counts != nullptr) {
+        remaining_partial_ = smaller(lists.partial_counts[row_], lists.partial_width);
+      }
       indices_ = lists.full_indices + row_ * lists.full_width;
       prefetch();
     }
@@ -48,6 +51,7 @@ class KeyBlockWalk {
 
  private:
   __device__ __forceinline__ int pieces() const { return opened_ ? lists_.block_k / kBlockKeys : 0; }
+  static __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
   __device__ __forceinline__ int beyond() const {
     return (kv_len_ + kBlockKeys - 1) / kBlockKeys * kBlockKeys;
   }

@@ -63,21 +63,10 @@ void Machine::run_block(int threads, const std::function<void()>&) {
       if (fiber.finished) continue;
       if (fiber.ready != nullptr && !fiber.ready(fiber.ready_argument)) continue;
       fiber.ready = nullptr;
-      current_ = &fiber;
       progress = true;
-      if (_setjmp(scheduler_) == 0) {
-        if (fiber.started) _longjmp(fiber.context, 1);
-        fiber.started = true;
-        ucontext_t context;
-        getcontext(&context);
-        context.uc_stack.ss_sp = fiber.stack.data();
-        context.uc_stack.ss_size = fiber.stack.size();
-        context.uc_link = nullptr;
-        makecontext(&context, &Machine::fiber_main, 0);
-        setcontext(&context);
-      }
+      resume(fiber);
       if (!fault_.empty()) throw Fault(fault_);
-      if (current_->finished) ++finished;
+      if (fiber.finished) ++finished;
     }
     if (!progress) {
       if (copies_.empty()) throw Fault("deadlock in CTA " + std::to_string(block_) + stuck_threads());
@@ -106,15 +95,22 @@ void Machine::fault(const std::string& what) {
   _longjmp(scheduler_, 1);
 }
 
-template <class Ready>
-void Machine::wait_until(Ready ready, const char* what, int id) {
-  if (ready()) return;
-  Fiber& fiber = *current_;
-  fiber.ready = [](void* argument) { return (*static_cast<Ready*>(argument))(); };
-  fiber.ready_argument = &ready;
-  fiber.waits_for = what;
-  fiber.waits_for_id = id;
-  if (_setjmp(fiber.context) == 0) _longjmp(scheduler_, 1);
+void Machine::leave() {
+  if (_setjmp(current_->context) == 0) _longjmp(scheduler_, 1);
+}
+
+void Machine::resume(Fiber& fiber) {
+  current_ = &fiber;
+  if (_setjmp(scheduler_) != 0) return;
+  if (fiber.started) _longjmp(fiber.context, 1);
+  fiber.started = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.data();
+  context.uc_stack.ss_size = fiber.stack.size();
+  context.uc_link = nullptr;
+  makecontext(&context, &Machine::fiber_main, 0);
+  setcontext(&context);
 }
 
 std::string Machine::stuck_threads() const {

@@ -139,7 +139,17 @@ class Machine {
 
  private:
   template <class Ready>
-  void wait_until(Ready ready, const char* what, int id);
+  void wait_until(Ready ready, const char* what, int id) {
+    if (ready()) return;
+    Fiber& fiber = *current_;
+    fiber.ready = [](void* argument) { return (*static_cast<Ready*>(argument))(); };
+    fiber.ready_argument = &ready;
+    fiber.waits_for = what;
+    fiber.waits_for_id = id;
+    leave();
+  }
+  void leave();               // to the scheduler; returns when `ready` holds
+  void resume(Fiber& fiber);  // until it leaves
   void run_block(int threads, const std::function<void()>& entry);
   static void fiber_main();
   std::string stuck_threads() const;

@@ -57,7 +57,7 @@ struct Producer {
     return found;
   }
 
-  __device__ __forceinline__ arch::Barrier& acquire_stage(uint32_t bytes) {
+  __device__ __forceinline__ arch::Barrier& acquire_stage() {
     arch::barrier_wait(shared.stage_free[ring.stage], ring.parity ^ 1);
     return shared.stage_ready[ring.stage];
   }
@@ -79,7 +79,7 @@ struct Producer {
   }
 
   __device__ __forceinline__ void load_k(const Coordinates& at, const Record& record) {
-    arch::Barrier& ready = acquire_stage(Config::kKBytes);
+    arch::Barrier& ready = acquire_stage();
     shared.records[ring.stage] = record;
     arch::barrier_arrive_and_expect(ready, Config::kKBytes);
     load_blocks(params.k, ready, record, Config::kQKColumns, at.kv_head * params.k_head_step,
@@ -87,7 +87,7 @@ struct Producer {
   }
 
   __device__ __forceinline__ void load_v(const Coordinates& at, const Record& record) {
-    arch::Barrier& ready = acquire_stage(Config::kVBytes);
+    arch::Barrier& ready = acquire_stage();
     arch::barrier_arrive_and_expect(ready, Config::kVBytes);
     load_blocks(params.v, ready, record, Config::kVColumns, at.kv_head * params.v_head_step,
                 at.batch * params.v_batch_step);

@@ -163,7 +163,7 @@ ConfigChoice choose_config(const AttentionProblem& problem) {
   return choice;
 }
 
-AttentionPlan plan(const AttentionProblem& problem, const DeviceProperties& device) {
+AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
   const ConfigChoice choice = choose_config(problem);
   const int64_t q_tiles = (problem.q_len() + choice.shape.q_tile() - 1) / choice.shape.q_tile();
   const int64_t tasks = q_tiles * problem.q_heads() * problem.batch();
@@ -284,7 +284,7 @@ const Kernel kKernel = {"sm90_attention_forward",
                         "Hopper, any length: copies and products in different warps (compiled and "
                         "emulated, never yet run on a GPU)",
                         reasons,
-                        plan,
+                        make_plan,
                         launch,
                         false};
 

@@ -29,7 +29,7 @@ struct ConfigChoice {
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device);
 ConfigChoice choose_config(const AttentionProblem& problem);
-AttentionPlan plan(const AttentionProblem& problem, const DeviceProperties& device);
+AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device);
 
 // Everything in Params but the tensor maps.
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
