@@ -150,6 +150,7 @@ struct Consumer {
   using Record = tile::TileRecord<Config::kBlocks>;
   static constexpr int kScores = Config::kKvTile / 2;    // registers
   static constexpr int kOutputs = Config::kVHeadDim / 2;
+  static constexpr int kNoStage = -1;
 
   SharedMemory& shared;
   const Params& params;
@@ -182,6 +183,7 @@ struct Consumer {
 
   // S = Q K^T, one group of wgmma.
   __device__ __forceinline__ void issue_qk(float (&s)[kScores], int stage) {
+    arch::mma_fence();
     const uint64_t q = tile::k_major(arch::shared_address(
         shared.q + warpgroup * 64 * arch::kSwizzleElements));
     const uint64_t k = tile::k_major(arch::shared_address(shared.stages[stage]));
@@ -197,6 +199,8 @@ struct Consumer {
   // O += P V, one group of wgmma.
   __device__ __forceinline__ void issue_pv(float (&o)[kOutputs], const uint32_t (&p)[kScores / 2],
                                            int stage) {
+    arch::mma_fence_registers(o);
+    arch::mma_fence();
     const uint64_t v =
         tile::n_major<Config::kKvTile>(arch::shared_address(shared.stages[stage]));
 #pragma unroll
@@ -252,6 +256,20 @@ struct Consumer {
                                        params.q_len - first_row, params.v_head_dim);
   }
 
+  // Completes the tile before: its P V is in O, its V's stage is free, and this tile's weights take
+  // its place as the operand of the next product.
+  __device__ __forceinline__ void settle(float (&o)[kOutputs], float (&s)[kScores],
+                                         uint32_t (&p)[kScores / 2],
+                                         const float (&correction)[tile::kRowsPerThread],
+                                         int v_stage) {
+    arch::mma_wait<0>();
+    arch::mma_fence_registers(o);
+    arch::mma_fence_registers(s);
+    if (v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[v_stage]);
+    tile::rescale(o, correction);
+    tile::pack_weights<Config::kElement>(s, p);
+  }
+
   // One tile of queries against all its keys: QK of the next tile is issued before PV of this one.
   __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
                                           const Coordinates& at) {
@@ -259,42 +277,34 @@ struct Consumer {
     uint32_t p[kScores / 2];
     float correction[tile::kRowsPerThread];
 
-    int k_stage = wait_stage();
+    int k_stage = wait_stage(), v_stage = kNoStage;
     Record record = shared.records[k_stage];
-    arch::mma_fence();
     issue_qk(s, k_stage);
     arch::mma_wait<0>();
-    arch::mma_fence_registers(s);
-    arrive_once_per_warp(shared.stage_free[k_stage]);
-    softmax(s, record, at, rows, correction);  // O is still zero: no rescaling
-    tile::pack_weights<Config::kElement>(s, p);
-
-    while (record.has_next) {
-      k_stage = wait_stage();
-      record = shared.records[k_stage];
-      wait_turn();
-      arch::mma_fence_registers(o);
-      arch::mma_fence();
-      issue_qk(s, k_stage);
-      const int v_stage = wait_stage();
-      issue_pv(o, p, v_stage);
-      pass_turn();
-      arch::mma_wait<1>();
+    for (;;) {
       arch::mma_fence_registers(s);
       arrive_once_per_warp(shared.stage_free[k_stage]);
       softmax(s, record, at, rows, correction);
-      arch::mma_wait<0>();
-      arch::mma_fence_registers(o);
-      arch::mma_fence_registers(s);
-      arrive_once_per_warp(shared.stage_free[v_stage]);
-      tile::rescale(o, correction);
-      tile::pack_weights<Config::kElement>(s, p);
+      // The wait for K stands between the softmax and the wait for P V on purpose: its loop ends the
+      // basic block, and without it ptxas lifts the second wait above the softmax that P V is to
+      // run under.
+      const bool more = record.has_next;
+      if (more) {
+        k_stage = wait_stage();
+        record = shared.records[k_stage];
+      }
+      settle(o, s, p, correction, v_stage);
+      if (!more) break;
+      wait_turn();
+      issue_qk(s, k_stage);
+      v_stage = wait_stage();
+      issue_pv(o, p, v_stage);
+      pass_turn();
+      arch::mma_wait<1>();
     }
     arrive_once_per_warp(shared.q_free);
 
-    const int v_stage = wait_stage();
-    arch::mma_fence_registers(o);
-    arch::mma_fence();
+    v_stage = wait_stage();
     issue_pv(o, p, v_stage);
     arch::mma_wait<0>();
     arch::mma_fence_registers(o);
