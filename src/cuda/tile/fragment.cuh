@@ -7,6 +7,11 @@
 
 namespace bsk::tile {
 
+// The same number in every lane, and the compiler sees that it is: what is derived from it (barrier
+// and tile addresses) stays in uniform registers.
+__device__ __forceinline__ int warpgroup_index() {
+  return arch::shuffle(arch::thread_index() / arch::kWarpgroupThreads, 0);
+}
 __device__ __forceinline__ int lane_index() { return arch::thread_index() % arch::kWarpThreads; }
 __device__ __forceinline__ int fragment_row() {
   return arch::thread_index() % arch::kWarpgroupThreads / arch::kWarpThreads * 16 +

@@ -49,12 +49,13 @@ __device__ __forceinline__ bool fully_visible(const TileRecord<kBlocks>& record,
 }
 
 // Applies visible range and block bits. `first_row` is the tile's query of this thread's first
-// fragment row, `block_row` the same row counted inside the block list's query block.
+// fragment row, `block_row` the same row counted inside the block list's query block, whose rows
+// have a bit for each of `block_keys` keys.
 template <int kBlockKeys, int kBlocks>
 __device__ __forceinline__ void remove_pairs(float (&scores)[kBlocks * kBlockKeys / 2],
                                              const TileRecord<kBlocks>& record,
                                              const Visibility& visibility, int first_row,
-                                             int block_row, int bits_row_bytes) {
+                                             int block_row, int block_keys) {
   constexpr int kGroups = kBlockKeys / 8;
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
@@ -75,13 +76,23 @@ __device__ __forceinline__ void remove_pairs(float (&scores)[kBlocks * kBlockKey
       }
       if (block.bits != nullptr) {
         const uint8_t* const row_bits =
-            block.bits + static_cast<int64_t>(block_row + 8 * r) * bits_row_bytes;
+            block.bits + static_cast<int64_t>(block_row + 8 * r) * (block_keys >> 3);
+        constexpr int kWordKeys = kBlockKeys < 32 ? 16 : 32;
 #pragma unroll
-        for (int j = 0; j < kGroups; ++j) {
-          const unsigned bits = row_bits[j] >> fragment_column();
+        for (int word = 0; word < kBlockKeys / kWordKeys; ++word) {
+          const uint32_t bits =
+              (kWordKeys == 16 ? reinterpret_cast<const uint16_t*>(row_bits)[word]
+                               : reinterpret_cast<const uint32_t*>(row_bits)[word]) >>
+              fragment_column();
 #pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            if ((bits >> c & 1) == 0) scores[4 * (b * kGroups + j) + 2 * r + c] = kMinusInfinity;
+          for (int j = 0; j < kWordKeys / 8; ++j) {
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              if ((bits >> (8 * j + c) & 1) == 0) {
+                scores[4 * (b * kGroups + word * (kWordKeys / 8) + j) + 2 * r + c] =
+                    kMinusInfinity;
+              }
+            }
           }
         }
       }

@@ -229,8 +229,7 @@ struct Consumer {
     if (!tile::fully_visible<Config::kBlockKeys>(record, every)) {
       tile::remove_pairs<Config::kBlockKeys, Config::kBlocks>(
           s, record, params.visibility, first_row,
-          params.lists.block_q == 0 ? 0 : first_row % params.lists.block_q,
-          params.lists.block_k / 8);
+          first_row & (params.lists.block_q - 1), params.lists.block_k);
     }
     tile::update_softmax<kScores / 4, Config::kPolynomialQuarters>(
         s, Config::kTransform ? 1.0f : params.scale_log2, rows, correction);
@@ -341,7 +340,7 @@ template <class Config>
 __device__ __forceinline__ void attention_forward(const Params& params) {
   using SharedMemory = typename Config::SharedMemory;
   SharedMemory& shared = *static_cast<SharedMemory*>(arch::shared_memory());
-  const int warpgroup = arch::thread_index() / arch::kWarpgroupThreads;
+  const int warpgroup = tile::warpgroup_index();
   constexpr bool kReassign = Config::kRegisters.producer < Config::kRegisters.consumer;
 
   if (arch::thread_index() == 0) {

@@ -157,7 +157,12 @@ ConfigChoice choose_config(const AttentionProblem& problem) {
     // Three warpgroups where scores, weights and O of a thread fit in 160 registers.
     choice.shape.consumers = widest <= 64 && !choice.transform ? 3 : 2;
   }
-  choice.shape.kv_tile = widest > 192 || (widest > 128 && choice.shape.consumers == 1) ? 64 : 128;
+  // 64 keys where 128 would not fit in a thread's registers (attn_mask needs some for itself).
+  const bool masked = choice.mask != tile::MaskType::kNone;
+  choice.shape.kv_tile = widest > 192 || (widest > 128 && choice.shape.consumers == 1) ||
+                                 (widest > 64 && masked)
+                             ? 64
+                             : 128;
   choice.shape.block_keys =
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
   return choice;
