@@ -11,8 +11,8 @@
 #include "src/cuda/tile/block_list.cuh"
 #include "src/cuda/tile/fragment.cuh"
 #include "src/cuda/tile/mask.cuh"
-#include "src/cuda/tile/matrix_descriptor.cuh"
 #include "src/cuda/tile/online_softmax.cuh"
+#include "src/cuda/tile/products.cuh"
 #include "src/cuda/tile/ring.cuh"
 #include "src/cuda/tile/scheduler.cuh"
 #include "src/cuda/tile/store_rows.cuh"
@@ -181,34 +181,14 @@ struct Consumer {
     }
   }
 
-  // S = Q K^T, one group of wgmma.
   __device__ __forceinline__ void issue_qk(float (&s)[kScores], int stage) {
-    arch::mma_fence();
-    const uint64_t q = tile::k_major(arch::shared_address(
-        shared.q + warpgroup * 64 * arch::kSwizzleElements));
-    const uint64_t k = tile::k_major(arch::shared_address(shared.stages[stage]));
-#pragma unroll
-    for (int step = 0; step < Config::kHeadDim / 16; ++step) {
-      arch::mma_shared<Config::kElement, Config::kKvTile>(
-          s, tile::advance(q, tile::column_step_bytes<Config::kQTile>(step)),
-          tile::advance(k, tile::column_step_bytes<Config::kKvTile>(step)), step > 0);
-    }
-    arch::mma_commit();
+    tile::issue_qk<Config::kElement, Config::kHeadDim, Config::kQTile, Config::kKvTile>(
+        s, shared.q + warpgroup * 64 * arch::kSwizzleElements, shared.stages[stage]);
   }
-
-  // O += P V, one group of wgmma.
   __device__ __forceinline__ void issue_pv(float (&o)[kOutputs], const uint32_t (&p)[kScores / 2],
                                            int stage) {
-    arch::mma_fence_registers(o);
-    arch::mma_fence();
-    const uint64_t v =
-        tile::n_major<Config::kKvTile>(arch::shared_address(shared.stages[stage]));
-#pragma unroll
-    for (int step = 0; step < Config::kKvTile / 16; ++step) {
-      arch::mma_registers<Config::kElement, Config::kVHeadDim>(
-          o, p + 4 * step, tile::advance(v, step * 16 * arch::kSwizzleBytes), true);
-    }
-    arch::mma_commit();
+    tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p,
+                                                                         shared.stages[stage]);
   }
 
   // Scores to weights.

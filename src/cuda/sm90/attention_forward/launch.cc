@@ -5,12 +5,11 @@
 #include <cmath>
 
 #include "src/cuda/host/launch.h"
+#include "src/cuda/sm90/problem.h"
 
 namespace bsk::sm90::attention_forward {
 namespace {
 
-constexpr int64_t kLengthLimit = tile::Visibility::kUnbounded;
-constexpr double kLog2eDouble = 1.4426950408889634;
 // Bytes of K and V that a group of heads may keep in L2 together (50 MB on H100 and H200, which
 // also hold Q, O and what other kernels left).
 constexpr int64_t kL2ShareBytes = int64_t{24} << 20;
@@ -20,13 +19,6 @@ int tile_columns(int64_t head_dim) {  // the widths for which wgmma and the tile
     if (head_dim <= columns) return columns;
   }
   return 256;
-}
-
-bool aligned_strides(const TensorLayout& tensor) {
-  for (int i = 0; i < 3; ++i) {
-    if (tensor.shape[i] > 1 && (tensor.stride[i] % 8 != 0 || tensor.stride[i] < 0)) return false;
-  }
-  return tensor.stride[3] == 1 || tensor.shape[3] == 1;
 }
 
 tile::MaskType mask_type(const AttentionProblem& problem) {
@@ -43,30 +35,12 @@ tile::MaskType mask_type(const AttentionProblem& problem) {
   }
 }
 
-// Where a tensor repeats (stride 0) its map has one entry and the kernel's coordinate stays 0.
-int step(const TensorLayout& tensor, int dimension) {
-  return tensor.stride[dimension] == 0 || tensor.shape[dimension] == 1 ? 0 : 1;
-}
-
-cuda::TensorMapSpec map_of(const char* name, const TensorLayout& tensor, int box_rows) {
-  cuda::TensorMapSpec spec;
-  spec.name = name;
-  spec.dtype = tensor.dtype;
-  spec.rank = 4;
-  for (int i = 0; i < 4; ++i) {
-    const int dimension = 3 - i;
-    const bool repeats = dimension < 2 && step(tensor, dimension) == 0;
-    spec.dims[i] = repeats ? 1 : tensor.shape[dimension];
-    spec.strides[i] = tensor.stride[dimension];
-    spec.box[i] = 1;
-  }
-  spec.box[0] = arch::kSwizzleElements;
-  spec.box[1] = box_rows;
-  return spec;
-}
-
-const char* element_name(arch::Element element) {
-  return element == arch::Element::kFloat16 ? "fp16" : "bf16";
+// Query rows of the multiprocessor that has most, with tiles of `consumers` warpgroups.
+int64_t busiest_rows(const AttentionProblem& problem, int consumers, int multiprocessors) {
+  const int64_t rows = 64 * consumers;
+  const int64_t tasks =
+      (problem.q_len() + rows - 1) / rows * problem.q_heads() * problem.batch();
+  return (tasks + multiprocessors - 1) / multiprocessors * rows;
 }
 
 cuda::KernelRequest request(const ConfigChoice& choice) {
@@ -78,8 +52,8 @@ cuda::KernelRequest request(const ConfigChoice& choice) {
 
 std::string ConfigChoice::type_name() const {
   static const char* const kMasks[] = {"kNone", "kBool", "kFloat16", "kBFloat16", "kFloat32"};
-  std::string text = "bsk::sm90::attention_forward::Config<bsk::arch::Element::";
-  text += element == arch::Element::kFloat16 ? "kFloat16" : "kBFloat16";
+  std::string text = "bsk::sm90::attention_forward::Config<";
+  text += element_type_name(element);
   for (const int value : {shape.head_dim, shape.v_head_dim, shape.consumers, shape.kv_tile, shape.block_keys}) {
     text += ", " + std::to_string(value);
   }
@@ -100,34 +74,10 @@ std::string ConfigChoice::name() const {
 }
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device) {
-  std::vector<std::string> found;
+  std::vector<std::string> found = common_reasons(problem, device);
   const auto need = [&found](bool holds, const std::string& reason) {
     if (!holds) found.push_back(reason);
   };
-  need(device.type == DeviceType::kCuda && device.compute_capability == 90,
-       "needs a GPU of compute capability 9.0");
-  need(problem.q.dtype == DataType::kFloat16 || problem.q.dtype == DataType::kBFloat16,
-       std::string("needs float16 or bfloat16, not ") + to_string(problem.q.dtype));
-  need(problem.k.dtype == problem.q.dtype && problem.v.dtype == problem.q.dtype &&
-           problem.out.dtype == problem.q.dtype,
-       "needs one dtype for q, k, v and out");
-  for (const int64_t columns : {problem.head_dim(), problem.v_head_dim()}) {
-    need(columns % 8 == 0 && columns >= 8 && columns <= 256,
-         "needs head_dim a multiple of 8 up to 256, not " + std::to_string(columns));
-  }
-  need(problem.q_len() < kLengthLimit && problem.kv_len() < kLengthLimit,
-       "needs lengths below 2^29");
-  const struct {
-    const char* name;
-    const TensorLayout& tensor;
-  } tensors[] = {{"q", problem.q}, {"k", problem.k}, {"v", problem.v}, {"out", problem.out}};
-  for (const auto& [name, tensor] : tensors) {
-    need(aligned_strides(tensor), std::string("needs strides of ") + name +
-                                      " that are multiples of 8 elements, with a unit stride in "
-                                      "head_dim");
-    need(tensor.shape[2] <= 1 || tensor.stride[2] != 0,
-         std::string("needs rows of ") + name + " that do not repeat (stride 0)");
-  }
   if (problem.block_mask.present) {
     need(problem.block_mask.block_q == 64 || problem.block_mask.block_q == 128,
          "needs block_mask's query blocks of 64 or 128");
@@ -140,10 +90,9 @@ std::vector<std::string> reasons(const AttentionProblem& problem, const DevicePr
   return found;
 }
 
-ConfigChoice choose_config(const AttentionProblem& problem) {
+ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors) {
   ConfigChoice choice;
-  choice.element = problem.q.dtype == DataType::kBFloat16 ? arch::Element::kBFloat16
-                                                          : arch::Element::kFloat16;
+  choice.element = element_of(problem);
   choice.shape.head_dim = tile_columns(problem.head_dim());
   choice.shape.v_head_dim = tile_columns(problem.v_head_dim());
   choice.mask = mask_type(problem);
@@ -156,6 +105,12 @@ ConfigChoice choose_config(const AttentionProblem& problem) {
   } else {
     // Three warpgroups where scores, weights and O of a thread fit in 160 registers.
     choice.shape.consumers = widest <= 64 && !choice.transform ? 3 : 2;
+    // Time goes with the rows that the busiest multiprocessor computes; at equal rows the larger
+    // tile reads K and V less often.
+    if (choice.shape.consumers == 3 &&
+        busiest_rows(problem, 2, multiprocessors) < busiest_rows(problem, 3, multiprocessors)) {
+      choice.shape.consumers = 2;
+    }
   }
   // 64 keys where 128 would not fit in a thread's registers (attn_mask needs some for itself).
   const bool masked = choice.mask != tile::MaskType::kNone;
@@ -169,7 +124,7 @@ ConfigChoice choose_config(const AttentionProblem& problem) {
 }
 
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
-  const ConfigChoice choice = choose_config(problem);
+  const ConfigChoice choice = choose_config(problem, device.multiprocessors);
   const int64_t q_tiles = (problem.q_len() + choice.shape.q_tile() - 1) / choice.shape.q_tile();
   const int64_t tasks = q_tiles * problem.q_heads() * problem.batch();
   AttentionPlan plan;
@@ -186,35 +141,7 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
                    const ConfigChoice& choice) {
   Params params{};
-  params.q_head_step = step(problem.q, 1);
-  params.q_batch_step = step(problem.q, 0);
-  params.k_head_step = step(problem.k, 1);
-  params.k_batch_step = step(problem.k, 0);
-  params.v_head_step = step(problem.v, 1);
-  params.v_batch_step = step(problem.v, 0);
-  params.out = buffers.out;
-  params.out_batch_stride = problem.out.stride[0];
-  params.out_head_stride = problem.out.stride[1];
-  params.out_row_stride = problem.out.stride[2];
-  params.lse = problem.return_lse ? buffers.lse : nullptr;
-  params.q_heads = static_cast<int32_t>(problem.q_heads());
-  params.q_heads_per_kv_head = static_cast<int32_t>(problem.q_heads() / problem.kv_heads());
-  params.q_len = static_cast<int32_t>(problem.q_len());
-  params.v_head_dim = static_cast<int32_t>(problem.v_head_dim());
-  params.scale_log2 = static_cast<float>(problem.scale * kLog2eDouble);
-
-  tile::Visibility& visibility = params.visibility;
-  visibility.kv_len = static_cast<int32_t>(problem.kv_len());
-  const int64_t diagonal = problem.diagonal_offset();
-  if (problem.window_left >= 0) {
-    visibility.first = static_cast<int32_t>(
-        std::clamp<int64_t>(diagonal - problem.window_left, -kLengthLimit, kLengthLimit));
-  }
-  int64_t right = problem.window_right < 0 ? kLengthLimit : problem.window_right;
-  if (problem.causal != Causal::kNone) right = 0;
-  visibility.end =
-      static_cast<int32_t>(std::clamp<int64_t>(diagonal + right + 1, -kLengthLimit, kLengthLimit));
-
+  fill_common(problem, buffers, params);
   if (problem.block_mask.present) {
     const BlockMaskLayout& layout = problem.block_mask;
     tile::BlockLists& lists = params.lists;
@@ -261,21 +188,19 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
 
 std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
                                                     const ConfigChoice& choice) {
-  return {map_of("q", problem.q, 64), map_of("k", problem.k, choice.shape.block_keys),
-          map_of("v", problem.v, choice.shape.block_keys)};
+  return {tensor_map_spec("q", problem.q, 64),
+          tensor_map_spec("k", problem.k, choice.shape.block_keys),
+          tensor_map_spec("v", problem.v, choice.shape.block_keys)};
 }
 
 void launch(const AttentionProblem& problem, const AttentionPlan& plan,
             const AttentionBuffers& buffers) {
   if (plan.tasks == 0) return;
-  const ConfigChoice choice = choose_config(problem);
+  // The plan's tile size tells which of the configurations for this problem it chose.
+  ConfigChoice choice = choose_config(problem, 1);
+  choice.shape.consumers = plan.q_tile / 64;
   Params params = make_params(problem, buffers, choice);
-  const auto specs = tensor_map_specs(problem, choice);
-  params.q = cuda::encode_tensor_map(specs[0], buffers.q);
-  // Without keys nothing reads these two, but they must still be tensor maps.
-  const bool empty = problem.kv_len() == 0;
-  params.k = empty ? params.q : cuda::encode_tensor_map(specs[1], buffers.k);
-  params.v = empty ? params.q : cuda::encode_tensor_map(specs[2], buffers.v);
+  encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
   shape.threads = static_cast<uint32_t>(plan.threads);

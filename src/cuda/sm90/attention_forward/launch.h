@@ -28,7 +28,7 @@ struct ConfigChoice {
 };
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device);
-ConfigChoice choose_config(const AttentionProblem& problem);
+ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors);
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device);
 
 // Everything in Params but the tensor maps.
