@@ -82,6 +82,7 @@ void set_sources(PyObject* threads, PyObject* device) {
 }
 
 Call::~Call() {
+  Py_XDECREF(block_lists_owner_);
   Py_XDECREF(out_object_);
   Py_XDECREF(lse_object_);
 }
@@ -92,20 +93,8 @@ void Call::read(PyObject* const* args, Py_ssize_t count) {
                  count);
     throw PythonError{};
   }
-  q_object_ = args[0];
-  q_.read(args[0], "Q");
-  k_.read(args[1], "K");
-  v_.read(args[2], "V");
-  problem_.q = layout_of(q_, false);
-  problem_.k = layout_of(k_, false);
-  problem_.v = layout_of(v_, false);
-  buffers_.q = q_.data();
-  buffers_.k = k_.data();
-  buffers_.v = v_.data();
-  problem_.scale =
-      args[3] == Py_None
-          ? 1.0 / std::sqrt(static_cast<double>(problem_.head_dim() > 0 ? problem_.head_dim() : 1))
-          : real_number(args[3], "scale", "Pass None for 1 / sqrt(head_dim).");
+  read_tensors(args[0], args[1], args[2]);
+  read_scale(args[3]);
   problem_.causal = static_cast<Causal>(integer(args[4]));
   problem_.window_left = integer(args[5]);
   problem_.window_right = integer(args[6]);
@@ -113,13 +102,7 @@ void Call::read(PyObject* const* args, Py_ssize_t count) {
   if (args[8] != Py_None) read_mask(args[8]);
   if (args[9] != Py_None) read_block_mask(args[9]);
   problem_.return_lse = PyObject_IsTrue(args[10]) == 1;
-  if (args[11] != Py_None) {
-    Py_INCREF(args[11]);
-    out_object_ = args[11];
-    out_.read(args[11], "out");
-    problem_.out = layout_of(out_, false);
-    buffers_.out = out_.data();
-  }
+  if (args[11] != Py_None) read_out(args[11]);
   if (count > 12 && args[12] != Py_None) read_lse(args[12]);
   if (count > 13 && args[13] != Py_None) {
     const char* name = PyUnicode_AsUTF8AndSize(args[13], nullptr);
@@ -128,6 +111,76 @@ void Call::read(PyObject* const* args, Py_ssize_t count) {
   } else {
     forced_kernel_ = settings()->kernel;
   }
+}
+
+bool Call::read_eager(PyObject* const* args) {
+  PyObject *is_causal = args[4], *mask = args[5], *window = args[6], *softcap = args[7],
+           *block_mask = args[8], *return_lse = args[9], *out = args[10];
+  if (is_causal == Py_False) {
+    problem_.causal = Causal::kNone;
+  } else if (is_causal == Py_True) {
+    problem_.causal = Causal::kUpperLeft;
+  } else if (PyUnicode_Check(is_causal) &&
+             PyUnicode_CompareWithASCIIString(is_causal, "lower_right") == 0) {
+    problem_.causal = Causal::kLowerRight;
+  } else {
+    return false;
+  }
+  if (return_lse != Py_True && return_lse != Py_False) return false;
+  problem_.return_lse = return_lse == Py_True;
+  if (window != Py_None) {
+    if (!PyTuple_CheckExact(window) || PyTuple_Size(window) != 2) return false;
+    for (int i = 0; i < 2; ++i) {
+      PyObject* side = PyTuple_GetItem(window, i);
+      if (!PyLong_CheckExact(side)) return false;
+      (i == 0 ? problem_.window_left : problem_.window_right) = integer(side);
+    }
+    // The sums of positions and window sides have to stay in range.
+    constexpr int64_t kLongest = int64_t{1} << 40;
+    if (problem_.window_left > kLongest || problem_.window_right > kLongest) return false;
+  }
+  read_tensors(args[0], args[1], args[2]);
+  read_scale(args[3]);
+  if (softcap != Py_None)
+    problem_.softcap = real_number(softcap, "softcap", "Pass None for no cap.");
+  if (mask != Py_None) read_mask(mask);
+  if (block_mask != Py_None) {
+    PyObject* lists = PyObject_CallMethod(block_mask, "_native", nullptr);
+    if (lists == nullptr) throw PythonError{};
+    block_lists_owner_ = lists;
+    read_block_mask(lists);
+  }
+  if (out != Py_None) read_out(out);
+  forced_kernel_ = settings()->kernel;
+  return true;
+}
+
+void Call::read_tensors(PyObject* q, PyObject* k, PyObject* v) {
+  q_object_ = q;
+  q_.read(q, "Q");
+  k_.read(k, "K");
+  v_.read(v, "V");
+  problem_.q = layout_of(q_, false);
+  problem_.k = layout_of(k_, false);
+  problem_.v = layout_of(v_, false);
+  buffers_.q = q_.data();
+  buffers_.k = k_.data();
+  buffers_.v = v_.data();
+}
+
+void Call::read_scale(PyObject* scale) {
+  const int64_t head_dim = problem_.head_dim() > 0 ? problem_.head_dim() : 1;  // 0 is refused later
+  problem_.scale = scale == Py_None
+                       ? 1.0 / std::sqrt(static_cast<double>(head_dim))
+                       : real_number(scale, "scale", "Pass None for 1 / sqrt(head_dim).");
+}
+
+void Call::read_out(PyObject* out) {
+  Py_INCREF(out);
+  out_object_ = out;
+  out_.read(out, "out");
+  problem_.out = layout_of(out_, false);
+  buffers_.out = out_.data();
 }
 
 void Call::read_mask(PyObject* mask) {

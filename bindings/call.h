@@ -26,6 +26,9 @@ class Call {
   ~Call();
 
   void read(PyObject* const* args, Py_ssize_t count);
+  // The arguments of Python's attention_forward, in its order. False where one is of an unusual
+  // kind.
+  bool read_eager(PyObject* const* args);
   void allocate();     // `out` and `lse` where the caller gave none
   PyObject* result();  // a new reference: out, or (out, lse)
 
@@ -35,6 +38,9 @@ class Call {
   const std::string& forced_kernel() const { return forced_kernel_; }
 
  private:
+  void read_tensors(PyObject* q, PyObject* k, PyObject* v);
+  void read_scale(PyObject* scale);
+  void read_out(PyObject* out);
   void read_mask(PyObject* mask);
   void read_block_mask(PyObject* block_mask);
   void read_lse(PyObject* lse);
@@ -42,6 +48,7 @@ class Call {
   PyObject* q_object_ = nullptr;  // borrowed
   PyObject* out_object_ = nullptr;
   PyObject* lse_object_ = nullptr;
+  PyObject* block_lists_owner_ = nullptr;
   TensorArgument q_, k_, v_, mask_, out_, lse_, block_lists_[5];
   AttentionProblem problem_;
   AttentionBuffers buffers_;

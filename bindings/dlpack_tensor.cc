@@ -1,5 +1,6 @@
 #include "bindings/dlpack_tensor.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -222,8 +223,9 @@ const void* contiguous_data(const TensorArgument& argument, DLDataTypeCode code,
          "must be a " + std::to_string(ndim) + "-dimensional integer tensor",
          text(tensor.dtype) + " " + text(tensor), "Build the mask with BlockMask's constructors.");
   }
+  const bool empty = std::find(tensor.shape, tensor.shape + ndim, 0) != tensor.shape + ndim;
   int64_t dense_stride = 1;
-  for (int32_t i = ndim - 1; i >= 0; --i) {
+  for (int32_t i = ndim - 1; i >= 0 && !empty; --i) {
     if (tensor.strides != nullptr && tensor.shape[i] > 1 && tensor.strides[i] != dense_stride) {
       fail(ErrorKind::kValue, argument.name(), "must be contiguous", "other strides",
            "Build the mask with BlockMask's constructors.");

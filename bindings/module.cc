@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings/call.h"
+#include "bindings/gate.h"
 #include "src/attention/kernel.h"
 #include "src/attention/settings.h"
 
@@ -40,22 +41,49 @@ PyObject* guarded(Body body) {
   return nullptr;
 }
 
+void run(Call& call) {
+  call.allocate();
+  const DeviceProperties device = call.device();
+  PyThreadState* thread = PyEval_SaveThread();
+  try {
+    attention_forward(call.problem(), call.buffers(), device, call.forced_kernel());
+  } catch (...) {
+    PyEval_RestoreThread(thread);
+    throw;
+  }
+  PyEval_RestoreThread(thread);
+}
+
 PyObject* attention_forward_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     Call call;
     call.read(args, count);
-    call.allocate();
-    const DeviceProperties device = call.device();
-    const std::string& forced = call.forced_kernel();
-    PyThreadState* thread = PyEval_SaveThread();
-    try {
-      attention_forward(call.problem(), call.buffers(), device, forced);
-    } catch (...) {
-      PyEval_RestoreThread(thread);
-      throw;
-    }
-    PyEval_RestoreThread(thread);
+    run(call);
     return call.result();
+  });
+}
+
+// The path of nearly every call. What it does not handle, and whatever breaks a rule, it leaves to
+// the careful path in Python by answering NotImplemented; nothing has been computed then.
+PyObject* attention_forward_eager_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> PyObject* {
+    PyObject* const* options =
+        args + 4;  // is_causal, attn_mask, window, softcap, block_mask, return_lse, out
+    if (count != 11) Py_RETURN_NOTIMPLEMENTED;
+    PyObject* const tensors[] = {args[0], args[1], args[2], options[1], options[6]};
+    if (!is_plain_call(tensors, 5) || settings()->enable_profiling) Py_RETURN_NOTIMPLEMENTED;
+    try {
+      Call call;
+      if (!call.read_eager(args)) Py_RETURN_NOTIMPLEMENTED;
+      run(call);
+      return call.result();
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::kRuntime) throw;
+      Py_RETURN_NOTIMPLEMENTED;
+    } catch (const PythonError&) {
+      PyErr_Clear();
+      Py_RETURN_NOTIMPLEMENTED;
+    }
   });
 }
 
@@ -132,7 +160,26 @@ PyObject* set_sources_entry(PyObject*, PyObject* args) {
   Py_RETURN_NONE;
 }
 
+PyObject* set_gate_entry(PyObject*, PyObject* args) {
+  PyObject *types, *flags, *grad_enabled, *is_negated;
+  if (!PyArg_ParseTuple(args, "O!O!OO", &PyTuple_Type, &types, &PyTuple_Type, &flags, &grad_enabled,
+                        &is_negated)) {
+    return nullptr;
+  }
+  set_gate(types, flags, grad_enabled, is_negated);
+  Py_RETURN_NONE;
+}
+
 PyMethodDef methods[] = {
+    {"attention_forward_eager",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(attention_forward_eager_entry)),
+     METH_FASTCALL,
+     "attention_forward_eager(Q, K, V, scale, is_causal, attn_mask, window, softcap, block_mask, "
+     "return_lse, out): the "
+     "result, or NotImplemented where the careful path has to decide."},
+    {"set_gate", set_gate_entry, METH_VARARGS,
+     "set_gate(types, flags, grad_enabled, is_negated): what lets a call through to "
+     "attention_forward_eager."},
     {"attention_forward",
      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(attention_forward_entry)),
      METH_FASTCALL, kAttentionForwardDoc},

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: a place to stand, a Python, a virtual environment in .venv.
 
 set -euo pipefail
@@ -37,8 +38,19 @@ need_debian_package() { # need_debian_package COMMAND-OR-FILE PACKAGE WHY
   fi
 }
 
+# A container image has its environment in BSK_VENV, complete: nothing is installed there.
+venv="${BSK_VENV:-.venv}"
+pip_install() {
+  [ -n "${BSK_VENV:-}" ] || "$venv/bin/python" -m pip install -q "$@"
+}
+
 # .venv with this project in it; arguments: the extras to install, such as "[test]".
 make_venv() {
+  if [ -n "${BSK_VENV:-}" ]; then
+    "$venv/bin/python" -c 'import blackwell_sparsek' ||
+      die "BSK_VENV=$BSK_VENV names an environment without blackwell_sparsek. Unset BSK_VENV to have one made in .venv."
+    return
+  fi
   local python
   python="$(find_python)"
   if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then

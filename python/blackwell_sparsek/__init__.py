@@ -4,6 +4,8 @@
     out = attention_forward(Q, K, V)  # [batch, heads, length, head_dim]
 """
 
+import torch  # noqa: F401  before _C, which shares the OpenMP runtime that torch's wheel brings
+
 from blackwell_sparsek._C import UnsupportedError
 from blackwell_sparsek.attention import attention_forward
 from blackwell_sparsek.block_mask import BlockMask

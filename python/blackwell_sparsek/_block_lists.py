@@ -12,9 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# A rule on (query, key) positions: int64 tensors `q` [..., block_q, 1] and `k` [..., 1, block_k],
-# broadcastable, to a bool tensor [..., block_q, block_k].
-ElementRule = Callable[[Tensor, Tensor], Tensor]
+# Which pairs of listed blocks may attend: see `element_bits`.
+ElementRule = Callable[[Tensor, Tensor, int, int], Tensor]
 
 _CHUNK_ELEMENTS = 1 << 22  # (query, key) pairs evaluated at a time: bounds the bool scratch memory
 
@@ -132,13 +131,13 @@ def unpack_bits(bits: Tensor) -> Tensor:
 def element_bits(
     indices: Tensor,
     block_size: tuple[int, int],
-    rule: Callable[[Tensor, Tensor, int, int], Tensor],
+    rule: ElementRule,
 ) -> Tensor:
     """Packed bits of each listed block, a bounded number of query blocks at a time.
 
     indices: int32 [batch, heads, q_blocks, width]. `rule(q, k, first, last)` is given the positions
     of the query blocks first..last-1, q [last - first, 1, block_q, 1] and
-    k [batch, heads, last - first, width, 1, block_k], and returns bool
+    k [batch, heads, last - first, width, 1, block_k], and returns a bool tensor that broadcasts to
     [batch, heads, last - first, width, block_q, block_k]. Returns uint8
     [batch, heads, q_blocks, width, block_q, block_k / 8].
     """

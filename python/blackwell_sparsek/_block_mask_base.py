@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,13 +18,13 @@ from ._block_checks import (
     checked_tensor,
 )
 from ._block_lists import (
+    ElementRule,
     ceil_div,
     dense_from_lists,
     element_bits,
     lists_from_dense,
     problem,
     readable,
-    require,
     sorted_lists,
     unpack_bits,
 )
@@ -132,8 +131,8 @@ class BlockMaskBase:
                 ("partial_bits", partial_bits),
             ):
                 checked_same_device("full_counts", full_counts, name, tensor)
-            _check_contents("partial", partial_counts, partial_indices, self.kv_blocks)
-        _check_contents("full", full_counts, full_indices, self.kv_blocks)
+        if all(tensor is None or readable(tensor) for tensor in self._tensors()):
+            self.check_contents()
 
     # ---- from other representations -------------------------------------------------------------
 
@@ -227,8 +226,8 @@ class BlockMaskBase:
     def _from_blocks(
         cls,
         full: Tensor,
-        partial: Tensor | None,
-        rule: Callable[[Tensor, Tensor, int, int], Tensor] | None,
+        partial: Tensor,
+        rule: ElementRule,
         *,
         block_size: tuple[int, int],
         q_len: int,
@@ -237,10 +236,10 @@ class BlockMaskBase:
     ) -> Self:
         """Block-level bool masks [batch, heads, q_blocks, kv_blocks] and the rule of the partial
         ones (see `element_bits`)."""
-        counts, indices = lists_from_dense(full)
-        if partial is None or rule is None or partial_width == 0:
-            return cls.from_dense(full, block_size, q_len=q_len, kv_len=kv_len)
         partial_counts, partial_indices = lists_from_dense(partial, partial_width)
+        if partial_indices.shape[-1] == 0:
+            return cls.from_dense(full, block_size, q_len=q_len, kv_len=kv_len)
+        counts, indices = lists_from_dense(full)
         return cls(
             counts,
             indices,
@@ -251,6 +250,22 @@ class BlockMaskBase:
             q_len=q_len,
             kv_len=kv_len,
         )
+
+    def check_contents(self) -> None:
+        """Reads the lists and raises ValueError where a count or an index is out of range, a list
+        does not ascend, or a block is both full and partial. Synchronises with the device: a mask
+        on the CPU is checked when it is made, one on a GPU only in debug mode.
+        """
+        _check_contents("full", self.full_counts, self.full_indices, self.kv_blocks)
+        if self.partial_counts is not None and self.partial_indices is not None:
+            _check_contents("partial", self.partial_counts, self.partial_indices, self.kv_blocks)
+            full = dense_from_lists(self.full_counts, self.full_indices, self.kv_blocks)
+            partial = dense_from_lists(self.partial_counts, self.partial_indices, self.kv_blocks)
+            _hold(
+                ~(full & partial),
+                "partial_indices: a block must not be in the full list of the same row too; "
+                "got one that is. Drop it from one of the lists.",
+            )
 
     def update_(self, mask: Tensor) -> Self:
         """Replaces the contents, in the same buffers, by those of a bool mask [batch, heads,
@@ -382,6 +397,20 @@ class BlockMaskBase:
             self.partial_bits,
         )
 
+    def _check_lengths(self, q_len: int, kv_len: int) -> None:
+        """Raises ValueError where the mask was made for other lengths than a call's or has another
+        number of key blocks: neither can be told from the lists."""
+        block_k = self.block_size[1]
+        if self.q_len is not None and self.q_len != q_len:
+            rule = f"was made for q_len={self.q_len}"
+            raise ValueError(problem("block_mask", rule, f"q_len={q_len}", "Make one for it."))
+        if self.kv_len is not None and self.kv_len != kv_len:
+            rule = f"was made for kv_len={self.kv_len}"
+            raise ValueError(problem("block_mask", rule, f"kv_len={kv_len}", "Make one for it."))
+        if (kv_len + block_k - 1) // block_k != self.kv_blocks:
+            rule = f"covers {self.kv_blocks} key blocks of {block_k} keys"
+            raise ValueError(problem("block_mask", rule, f"kv_len={kv_len}", "Make one for it."))
+
     def _native(
         self,
     ) -> tuple[int, int, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
@@ -402,7 +431,8 @@ class BlockMaskBase:
         partial = "" if self.partial_indices is None else ", with partial blocks"
         return (
             f"{type(self).__name__}(batch={batch}, heads={heads}, q_blocks={q_blocks}, "
-            f"kv_blocks={kv_blocks}, block_size={self.block_size}{lengths}, device={str(self.device)!r}{partial})"
+            f"kv_blocks={kv_blocks}, block_size={self.block_size}{lengths}, "
+            f"device={str(self.device)!r}{partial})"
         )
 
 
@@ -439,21 +469,25 @@ def _check_lists(name: str, counts: Tensor, indices: Tensor) -> None:
 
 
 def _check_contents(name: str, counts: Tensor, indices: Tensor, kv_blocks: int) -> None:
-    """Counts and indices in range and ascending; looked at on the CPU only, where that is free."""
-    if not (readable(counts) and readable(indices)):
-        return
     width = indices.shape[-1]
-    listed = torch.arange(width) < counts.unsqueeze(-1)
-    require(
+    _hold(
         (counts >= 0) & (counts <= width),
-        f"{name}_counts: each must lie in [0, {width}], the width of {name}_indices. Correct them.",
+        f"{name}_counts: each must lie in [0, {width}], the width of {name}_indices; "
+        "got one outside. Correct them.",
     )
-    require(
+    listed = torch.arange(width, device=counts.device) < counts.unsqueeze(-1)
+    _hold(
         ~listed | ((indices >= 0) & (indices < kv_blocks)),
-        f"{name}_indices: each listed one must be a key block in [0, {kv_blocks}). Correct them.",
+        f"{name}_indices: each listed one must be a key block in [0, {kv_blocks}); got one "
+        "outside. Correct them.",
     )
-    require(
+    _hold(
         ~listed[..., 1:] | (indices[..., 1:] > indices[..., :-1]),
-        f"{name}_indices: the listed ones must ascend without duplicates. "
+        f"{name}_indices: the listed ones must ascend without duplicates; got others. "
         "BlockMask.from_indices sorts and de-duplicates for you.",
     )
+
+
+def _hold(condition: Tensor, message: str) -> None:
+    if not bool(condition.all()):
+        raise ValueError(message)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from blackwell_sparsek import _C, core, dispatch, fallback
 from blackwell_sparsek.block_mask import BlockMask
@@ -65,8 +66,12 @@ def attention_forward(
             which no kernel computes yet; `Config(fallback='sdpa')` computes both with torch.
     """
     options = (is_causal, attn_mask, window, softcap, block_mask, return_lse, out)
-    if _is_plain(Q, K, V, attn_mask, out):
-        return _run(Q, K, V, scale, *options)
+    if not _is_compiling():
+        result = _C.attention_forward_eager(Q, K, V, scale, *options)
+        if result is not NotImplemented:
+            if out is not None:
+                _increment_version(out)  # autograd must see that a tensor it saved has changed
+            return result
     return dispatch.attention_forward(_run, Q, K, V, scale, *options)
 
 
@@ -111,12 +116,18 @@ def _run(
     arguments = _native_arguments(Q, K, V, scale, *options)
     config = core.config_in_force or core.get_default_config()
     try:
-        if config.debug_mode and block_mask is not None:
-            block_mask.check_contents()
         if config.enable_profiling:
             with torch.profiler.record_function("blackwell_sparsek::attention_forward"):
-                return _C.attention_forward(*arguments)
-        return _C.attention_forward(*arguments)
+                result = _C.attention_forward(*arguments)
+        else:
+            result = _C.attention_forward(*arguments)
+        if isinstance(out, Tensor):
+            _increment_version(out)
+        return result
+    except ValueError:
+        # A tensor that could not be read: torch knows more of it than what it exports.
+        dispatch.check_storage({"Q": Q, "K": K, "V": V, "attn_mask": attn_mask, "out": out})
+        raise
     except _C.UnsupportedError as error:
         if config.fallback != "sdpa":
             raise
@@ -139,7 +150,7 @@ def _native_arguments(
 ) -> tuple[Any, ...]:
     causal = 0 if is_causal is False else 1 if is_causal is True else _causal_code(is_causal)
     left, right = (-1, -1) if window is None else _window_pair(window)
-    lists = None if block_mask is None else _block_lists(block_mask)
+    lists = None if block_mask is None else _block_lists(block_mask, Q, K)
     cap = 0.0 if softcap is None else softcap
     if return_lse is not True and return_lse is not False:
         raise TypeError(
@@ -184,8 +195,10 @@ def _window_pair(window: object) -> tuple[int, int]:
 _LONGEST = 2**40
 
 
-def _block_lists(block_mask: object) -> tuple[Any, ...]:
+def _block_lists(block_mask: object, Q: Tensor, K: Tensor) -> tuple[Any, ...]:
     if isinstance(block_mask, BlockMask):
+        if isinstance(Q, Tensor) and isinstance(K, Tensor) and Q.dim() == K.dim() == 4:
+            block_mask._check_lengths(Q.shape[2], K.shape[2])
         return block_mask._native()
     raise TypeError(
         f"block_mask: must be a blackwell_sparsek.BlockMask or None; got {type(block_mask).__name__}. "
@@ -193,32 +206,28 @@ def _block_lists(block_mask: object) -> tuple[Any, ...]:
     )
 
 
-_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
 _is_compiling = torch.compiler.is_compiling
-_function_mode = torch._C._is_torch_function_mode_enabled
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_functorch_level = torch._C._functorch.peek_interpreter_stack
-_autocast = torch._C._is_any_autocast_enabled
-_grad_enabled = torch.is_grad_enabled
+_increment_version = torch.autograd.graph.increment_version
 
 
-def _is_plain(*tensors: Tensor | None) -> bool:
-    """True if the native entry may read the tensors' memory as it is.
+def _forward_ad() -> bool:
+    return forward_ad._current_level >= 0
 
-    It goes around torch's dispatcher, so whatever acts there is seen here first: compilation, modes,
-    transforms, autocast, subclasses, gradients and lazy negation.
-    """
-    if _is_compiling() or _function_mode() or _dispatch_modes() or _autocast():
-        return False
-    if _functorch_level() is not None:
-        return False
-    grad = _grad_enabled()
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        if type(tensor) not in _PLAIN_TYPES or (grad and tensor.requires_grad) or tensor.is_neg():
-            return False
-    return True
+
+# What torch's dispatcher would act on: the native entry goes around it, so such calls take `dispatch`.
+_C.set_gate(
+    (Tensor, torch.nn.Parameter),
+    (
+        torch._C._is_torch_function_mode_enabled,
+        torch._C._len_torch_dispatch_stack,
+        torch._C._functorch.peek_interpreter_stack,
+        torch._C._is_any_autocast_enabled,
+        torch._C._is_tracing,
+        _forward_ad,
+    ),
+    torch.is_grad_enabled,
+    Tensor.is_neg,
+)
 
 
 def _device_properties(index: int) -> tuple[str, int, int, int]:

@@ -321,7 +321,7 @@ class PatternBuilders(BlockMaskBase):
                 "scores: must be >= 0 where softmax=False. Pass softmax=True for logits.",
             )
             mass = (mass / mass.sum(-1, keepdim=True)).nan_to_num(nan=0.0)
-        ordered, order = mass.sort(-1, descending=True, stable=True)
+        ordered, order = mass.sort(dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered
         taken = ordered > 0
         if share < 1.0:  # at 1 rounding in the sum must not drop the last small ones

@@ -28,11 +28,11 @@ class Config:
     Attributes:
         cuda_arch: GPU architecture to compile kernels for: `'90a'` (Hopper) or `'100a'` (Blackwell);
             default: what the device is. `BSK_CUDA_ARCH`.
-        debug_mode: check the contents of block lists (every index in range, ascending, without
-            repeats) before each call; on a GPU also device-side checks and synchronous errors.
-            Default False. `BSK_DEBUG`.
-        enable_profiling: a named range per call in torch's profiler (and NVTX on a GPU), line
-            information in compiled kernels. Default False. `BSK_PROFILE`.
+        debug_mode: before each call on the CPU, check what block lists hold (every index in range,
+            ascending, in one list only) and raise; without it entries out of range are skipped.
+            Kernels compiled for a GPU get device-side checks. Default False. `BSK_DEBUG`.
+        enable_profiling: a named range per call in torch's profiler, line information in kernels
+            compiled for a GPU. Default False. `BSK_PROFILE`.
         build_dir: directory of the kernel cache; default `~/.cache/blackwell_sparsek`.
             `BSK_BUILD_DIR`.
         fallback: what to do where no kernel takes a problem: `'error'` (default) raises

@@ -1,4 +1,9 @@
-"""Calls whose tensors are not plain: the native entry must not read their memory as it is."""
+"""Calls whose tensors are not plain: the native entry must not read their memory as it is.
+
+The gate in `attention.py` sends here whatever acts between a call and its kernel. Cheap cases are
+made plain; the others go through `torch.ops.blackwell_sparsek` (torch_op.py), where torch's
+dispatcher knows what to do with them.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
-from blackwell_sparsek import core, fallback
-from blackwell_sparsek._C import UnsupportedError
+from blackwell_sparsek import attention, torch_op
 
-_LOW_PRECISION = (torch.float32, torch.float16, torch.bfloat16)
+_AUTOCAST_FROM = (torch.float32, torch.float16, torch.bfloat16)
+_OPTIONS = ("is_causal", "attn_mask", "window", "softcap", "block_mask", "return_lse", "out")
 
 
 def attention_forward(
@@ -20,54 +26,80 @@ def attention_forward(
     K: Tensor,
     V: Tensor,
     scale: float | None,
-    is_causal: bool | str,
-    attn_mask: Tensor | None,
     *options: Any,
 ) -> Any:
-    """Makes the tensors plain, or hands the call to what can take it, or says what cannot be done."""
-    tensors = {"Q": Q, "K": K, "V": V, "attn_mask": attn_mask, "out": options[-1]}
-    for name, tensor in tensors.items():
-        _check_storage(name, tensor)
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        raise UnsupportedError(
-            "Q: must not be inside a functorch transform (vmap, grad, ...); got one. Call "
-            "attention_forward on batched tensors instead: [batch, heads, length, head_dim]."
-        )
-    needing_grad = [n for n, t in tensors.items() if isinstance(t, Tensor) and t.requires_grad]
-    if torch.is_grad_enabled() and needing_grad:
-        reason = (
-            f"{', '.join(needing_grad)}: must not require grad, as the backward pass does not exist "
-            "yet; got requires_grad=True under grad mode. Call under torch.no_grad(), pass "
-            ".detach()ed tensors, or set Config(fallback='sdpa') to compute with torch's SDPA, "
-            "which is differentiable."
-        )
-        if core.get_default_config().fallback != "sdpa":
-            raise UnsupportedError(reason)
-        return fallback.attention_forward(reason, Q, K, V, scale, is_causal, attn_mask, *options)
+    """Makes the tensors plain, or hands the call to what can take it, or says what cannot be done.
+
+    `run` is the native call; `options` are attention_forward's keyword arguments, in its order.
+    """
+    attn_mask, out = options[1], options[6]
+    tensors = {"Q": Q, "K": K, "V": V, "attn_mask": attn_mask, "out": out}
+    if torch.compiler.is_compiling():
+        return _through_operator(Q, K, V, scale, options)
+    present = tuple(tensor for tensor in tensors.values() if tensor is not None)
+    if has_torch_function(present):
+        named = dict(zip(_OPTIONS, options, strict=True))
+        return handle_torch_function(attention.attention_forward, present, Q, K, V, scale, **named)
+    check_storage(tensors, ("cpu", "cuda", "meta"))
+    if _needs_dispatcher(present):
+        return _through_operator(Q, K, V, scale, options)
     if isinstance(Q, Tensor) and torch.is_autocast_enabled(Q.device.type):
         dtype = torch.get_autocast_dtype(Q.device.type)
-        Q, K, V = (t.to(dtype) if t.dtype in _LOW_PRECISION else t for t in (Q, K, V))
+        Q, K, V = (
+            t.to(dtype) if isinstance(t, Tensor) and t.dtype in _AUTOCAST_FROM else t
+            for t in (Q, K, V)
+        )
+    if isinstance(out, Tensor) and out.is_neg():
+        raise ValueError(
+            "out: must not be a lazily negated view (.is_neg()); got one. Pass a tensor of its own."
+        )
     Q, K, V, attn_mask = (
         t.resolve_neg() if isinstance(t, Tensor) else t for t in (Q, K, V, attn_mask)
     )
-    return run(Q, K, V, scale, is_causal, attn_mask, *options)
+    return run(Q, K, V, scale, options[0], attn_mask, *options[2:])
 
 
-def _check_storage(name: str, tensor: object) -> None:
-    if not isinstance(tensor, Tensor):
-        return  # the native entry says what it thinks of other objects
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        raise ValueError(
-            f"{name}: must be a dense strided tensor; got layout {tensor.layout}"
-            f"{' (nested)' if tensor.is_nested else ''}. Convert it with .to_dense(), or pad it."
-        )
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise ValueError(
-            f"{name}: must be on a CPU or a CUDA device; got {tensor.device}. "
-            f"Move it with {name}.to('cpu')."
-        )
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        raise TypeError(
-            f"{name}: must be a plain torch.Tensor; got {type(tensor).__name__}. "
-            f"Pass the tensor inside it, or {name}.as_subclass(torch.Tensor)."
-        )
+def _through_operator(
+    Q: Tensor, K: Tensor, V: Tensor, scale: float | None, options: tuple[Any, ...]
+) -> Any:
+    return torch_op.call(attention._native_arguments(Q, K, V, scale, *options))
+
+
+def _needs_dispatcher(tensors: tuple[Any, ...]) -> bool:
+    """True if something of torch's dispatcher acts on the call that only it can do."""
+    if (
+        torch._C._is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    ):
+        return True
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            continue  # the native entry says what it thinks of other objects
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_meta:
+            if type(tensor).__name__ == "DTensor":
+                from blackwell_sparsek import _dtensor
+
+                _dtensor.register_rules()
+            return True
+        if torch_op.gradient_wanted(tensor):
+            return True
+    return False
+
+
+def check_storage(tensors: dict[str, Any], devices: tuple[str, ...] = ("cpu", "cuda")) -> None:
+    """Raises ValueError where a named tensor has no plain strided memory on one of the devices."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            continue  # the native entry says what it thinks of other objects
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else str(tensor.layout)
+            raise ValueError(
+                f"{name}: must be a dense strided tensor; got a {kind} one. "
+                "Convert it with .to_dense(), or pad it."
+            )
+        if tensor.device.type not in devices:
+            raise ValueError(
+                f"{name}: must be on a CPU or a CUDA device; got {tensor.device}. "
+                f"Move it with {name}.to('cpu')."
+            )

@@ -23,4 +23,8 @@ struct Kernel {
 // All kernels of this build, the most wanted first.
 std::span<const Kernel> kernels();
 
+// debug_mode: throws Error(kValue) where a list of a mask on the CPU is out of range, out of order,
+// repeats a block, or shares one with the other list.
+void check_block_lists(const AttentionProblem& problem, const BlockMaskBuffers& buffers);
+
 }  // namespace bsk

@@ -34,6 +34,9 @@ AttentionPlan attention_forward(const AttentionProblem& problem, const Attention
     fail(ErrorKind::kType, "Q", "must be float32, float16 or bfloat16", "float64",
          "Convert Q, K and V with .float().");
   }
+  if (problem.block_mask.present && device.type == DeviceType::kCpu && settings()->debug_mode) {
+    check_block_lists(problem, buffers.block_mask);
+  }
   AttentionPlan result = plan(problem, device, forced);
   result.kernel->launch(problem, result, buffers);
   return result;

@@ -89,8 +89,12 @@ def test_equals_the_oracle(problem: tuple[dict[str, Any], dict[str, Any], int]) 
     again, lse_again = attention_forward(Q, K, V, return_lse=True, **call)
     assert torch.equal(result, again) and torch.equal(lse, lse_again)
     reference, reference_lse = oracle(Q, K, V, **call)
-    # What rounding costs in this dtype: the exact result rounded, and the inputs' own share of P.
-    rounding = 8 * torch.finfo(Q.dtype).eps * float(V.abs().max())
+    # What rounding costs: the result's and P's in this dtype, and the scores' in fp32, whose absolute
+    # error is a relative one of the weights.
+    scale = Q.shape[-1] ** -0.5 if call["scale"] is None else abs(call["scale"])
+    largest_score = scale * float(Q.float().norm(dim=-1).max() * K.float().norm(dim=-1).max())
+    largest_value = float(V.abs().max())
+    rounding = (8 * torch.finfo(Q.dtype).eps + 4e-7 * largest_score) * largest_value
     assert torch.equal(lse.isinf(), reference_lse.isinf())
     assert float((result.double() - reference).abs().max()) <= rounding
     empty = reference_lse == -torch.inf
@@ -153,9 +157,8 @@ def test_nan_and_inf_reach_only_the_rows_that_see_them() -> None:
     out = attention_forward(Q, K, V, is_causal=True)
     assert out[..., :40, :].isfinite().all()
     assert out[..., 40:, 5].isnan().all() and out[..., 40:50, 6].isfinite().all()
-    assert torch.equal(
-        out.isnan(), scaled_dot_product_attention(Q.double(), K.double(), V.double(), is_causal=True).isnan()
-    )
+    reference, _ = oracle(Q, K, V, is_causal=True)
+    assert torch.equal(out.isnan(), reference.isnan()) and reference[..., 50:, :].isnan().any()
 
 
 @pytest.mark.parametrize("scale", [50.0, 1e4, -1e4])
@@ -221,8 +224,6 @@ def test_expanded_and_negated_views() -> None:
     K, V = (torch.randn(1, 2, 30, 32).expand(4, 2, 30, 32) for _ in range(2))
     assert torch.equal(attention_forward(Q, K, V), attention_forward(Q, K.contiguous(), V.contiguous()))
     negative = torch.randn(4, 2, 20, 32, dtype=torch.complex64).conj().imag  # lazily negated, stride 2
-    with pytest.raises(ValueError, match=r"^Q: must have stride 1"):
-        attention_forward(torch._neg_view(Q)[..., ::2], K[..., :16], V)
     assert torch.equal(attention_forward(torch._neg_view(Q), K, V), attention_forward(-Q, K, V))
     assert negative.is_neg()
     assert torch.equal(attention_forward(negative, K, V), attention_forward(negative.clone(), K, V))

@@ -7,8 +7,8 @@
 namespace bsk::cpu {
 namespace {
 
-// e^x for x <= 0: within 1 unit in the last place where the result is a normal number, exactly 1 at
-// 0, exactly 0 below -87.7 and at -inf; NaN stays NaN.
+// e^x for x <= 0: within 1.25 units in the last place where the result is a normal number, exactly
+// 1 at 0, exactly 0 below -87.7 and at -inf; NaN stays NaN.
 //
 // x = n ln2 + r with |r| <= ln2 / 2, e^x = 2^n * e^r. ln2 is split so that n * kLn2High is exact.
 BSK_INLINE Vec exp_nonpositive(Vec x) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "bsk/attention.h"
 #include "src/cuda/host/cuda_api.h"
@@ -20,23 +21,29 @@ struct DriverStatus {
 // Opens libcuda on the first call and never throws. Where it failed, a later call tries again.
 DriverStatus driver_status();
 
+// Whether libcuda is open; opens nothing.
+bool driver_opened();
+
 // The driver's functions; throws Error(kRuntime) with driver_status().sentence where there is none.
 const api::Functions& driver();
 
-// Throws Error(kRuntime) "<call>: CUDA_ERROR_NAME (text). <what was being done>" unless `result` is
-// success.
-void check(api::Result result, const char* call, const std::string& doing);
+// Throws Error(kRuntime) "<call>: CUDA_ERROR_NAME (text). <what was being done>".
+[[noreturn]] void fail_call(api::Result result, const char* call, std::string_view doing);
+
+inline void check(api::Result result, const char* call, std::string_view doing) {
+  if (result != api::kSuccess) fail_call(result, call, doing);
+}
 
 struct CudaDevice {
+  int32_t index = 0;  // among the devices of this process
   api::Device handle = 0;
-  api::Context primary_context = nullptr;  // retained for the life of the process
   DeviceProperties properties;
   int64_t memory_bytes = 0;
   int64_t l2_bytes = 0;
 };
 
 // Device `index` of this process (CUDA_VISIBLE_DEVICES counts); queried once per process, from any
-// thread.
+// thread, without making a context.
 const CudaDevice& cuda_device(int32_t index);
 
 // Makes the primary context of a device current on this thread for the life of the object: the

@@ -3,30 +3,36 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
 namespace bsk::cuda {
 
-struct EngineSettings {
+// Where things lie. Python sets this when the package is imported; C++ programs may leave it as it
+// is.
+struct EnginePlaces {
   std::string driver_library;  // libcuda's path; "" = libcuda.so.1 by the loader's rules
   std::vector<std::string> nvrtc_libraries;  // full paths to try, in order, before the system's
-  std::string kernel_dir;  // holds source/ (headers for NVRTC), source.digest and cubins/; "" =
-                           // none of them
-  std::string cache_dir;   // disk cache of compiled kernels; "" = none
-  int64_t cache_limit_bytes = int64_t{256} << 20;
+  std::string kernel_dir;  // holds source/ (what NVRTC includes), source.digest and cubins/
+  int64_t cache_limit_bytes = int64_t{256} << 20;  // of the disk cache
+};
+
+// The places, and of the library's settings (src/attention/settings.h) what concerns the engine.
+struct EngineSettings : EnginePlaces {
+  std::string cache_dir;      // the disk cache of compiled kernels
   bool debug_checks = false;  // device-side checks; every launch waits for its result
   bool line_info = false;     // source lines in the machine code, for profilers
 };
 
-// The settings in force. `set_engine_settings` may be called at any time from any thread: kernels
-// loaded after it follow it, launches under way are not touched. The driver library is opened once
-// per process: a different `driver_library` after that throws Error(kValue).
-std::shared_ptr<const EngineSettings> engine_settings();
-void set_engine_settings(const EngineSettings& settings);
+// The settings in force. Kernels loaded after a change follow it; launches under way are not
+// touched.
+EngineSettings engine_settings();
 
-// Grows with every `set_engine_settings`; what is derived from the settings is stale when it
+// May be called at any time from any thread, but the driver is opened once per process: another
+// `driver_library` after that throws Error(kValue).
+void set_engine_places(const EnginePlaces& places);
+
+// Grows whenever engine_settings may have changed; what is derived from them is stale when it
 // differs.
 uint64_t engine_settings_generation();
 

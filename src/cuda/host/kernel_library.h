@@ -2,14 +2,8 @@
 // compiler, in this order.
 #pragma once
 
-#include <atomic>
-#include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <vector>
-
-#include "src/cuda/host/cuda_api.h"
 
 namespace bsk::cuda {
 
@@ -39,45 +33,21 @@ const char* to_string(KernelOrigin origin);
 
 struct KernelCode {
   std::string cubin;
+  bool debug_checks = false;  // compiled with BSK_DEBUG_CHECKS=1
   KernelOrigin origin = KernelOrigin::kCompiled;
   double seconds = 0;  // that finding or compiling it took
   std::string log;     // the compiler's, where it ran
 };
 
-// The machine code of a request, under the settings in force; needs no GPU. Threads that ask for
-// the same request at the same time compile it once; processes may compile it once each, and the
-// last one's file stays.
-KernelCode kernel_code(const KernelRequest& request);
+// The machine code of a request, under the settings in force; needs no GPU. The same object for the
+// same code. Threads that ask for the same request at the same time compile it once; processes may
+// compile it once each, and the last one's file stays.
+std::shared_ptr<const KernelCode> kernel_code(const KernelRequest& request);
 
-// A kernel as launches use it: loaded at the first `get` on a device, once per process and device.
-class DeviceKernel {
- public:
-  explicit DeviceKernel(KernelRequest request);
-  ~DeviceKernel();
-  DeviceKernel(const DeviceKernel&) = delete;
-  DeviceKernel& operator=(const DeviceKernel&) = delete;
+// The same, compiled whatever is stored, and remembered in this process alone.
+std::shared_ptr<const KernelCode> recompiled_kernel_code(const KernelRequest& request);
 
-  // The function in `device`'s primary context, which must be current (ScopedDevice), with
-  // `shared_bytes` of dynamic shared memory allowed. One atomic load once it is there. Under graph
-  // capture it loads all the same: nothing of that is recorded, but the call takes as long as the
-  // kernel's loading or compiling does.
-  api::Function get(int32_t device, int64_t shared_bytes);
-
-  const KernelRequest& request() const { return request_; }
-
- private:
-  struct Loaded;
-  Loaded& load(int32_t device, int64_t shared_bytes);
-
-  static constexpr int kMaxDevices = 64;
-  const KernelRequest request_;
-  std::mutex mutex_;
-  std::atomic<Loaded*> loaded_[kMaxDevices] = {};
-  std::vector<std::unique_ptr<Loaded>>
-      all_loaded_;  // nothing is unloaded: a captured graph may still use it
-};
-
-// The process-wide DeviceKernel of a request (one look-up in a table; keep the reference).
-DeviceKernel& device_kernel(const KernelRequest& request);
+// Compiles a request and stores it in `dir` as one of the package's embedded cubins.
+void embed_kernel(const KernelRequest& request, const std::string& dir);
 
 }  // namespace bsk::cuda

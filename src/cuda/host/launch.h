@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "src/cuda/host/kernel_library.h"
+#include "src/cuda/host/device_kernel.h"
 
 namespace bsk::cuda {
 
