@@ -31,10 +31,8 @@ HOST_ONLY = {"cuda.h"}
 
 
 def kernel_files(root: Path) -> list[Path]:
-    """The device code of the repository: all of src/cuda but the host engine."""
-    files = sorted((root / "src/cuda").rglob("*"))
-    host = root / "src/cuda/host"
-    return [f for f in files if f.suffix in (".cuh", ".h") and host not in f.parents]
+    """The device code of the repository; what else the kernels need, they include."""
+    return sorted((root / "src/cuda").rglob("*.cuh"))
 
 
 def included(path: Path, text: bytes) -> list[str]:

@@ -31,6 +31,7 @@ State& state() {
 }
 
 std::atomic<uint64_t> g_places_generation{1};
+std::atomic<bool> g_notices_pending{false};
 
 }  // namespace
 
@@ -65,12 +66,17 @@ uint64_t engine_settings_generation() {
 
 void add_engine_notice(const std::string& text) {
   const std::lock_guard lock(state().mutex);
-  if (state().notices_seen.insert(text).second) state().notices.push_back(text);
+  if (!state().notices_seen.insert(text).second) return;
+  state().notices.push_back(text);
+  g_notices_pending.store(true, std::memory_order_release);
 }
 
 std::vector<std::string> take_engine_notices() {
   const std::lock_guard lock(state().mutex);
+  g_notices_pending.store(false, std::memory_order_release);
   return std::exchange(state().notices, {});
 }
+
+bool engine_notices_pending() { return g_notices_pending.load(std::memory_order_acquire); }
 
 }  // namespace bsk::cuda

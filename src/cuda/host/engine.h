@@ -41,5 +41,6 @@ uint64_t engine_settings_generation();
 // not yet taken.
 void add_engine_notice(const std::string& text);
 std::vector<std::string> take_engine_notices();
+bool engine_notices_pending();  // one atomic load
 
 }  // namespace bsk::cuda

@@ -7,8 +7,9 @@ namespace bsk::cuda {
 namespace {
 
 std::string text(const uint32_t (&size)[3]) {
-  return "(" + std::to_string(size[0]) + ", " + std::to_string(size[1]) + ", " +
-         std::to_string(size[2]) + ")";
+  std::string result = std::to_string(size[0]);
+  for (int i = 1; i < 3; ++i) result.append(" x ").append(std::to_string(size[i]));
+  return result;
 }
 
 std::string doing(const DeviceKernel& kernel, const LaunchShape& shape) {

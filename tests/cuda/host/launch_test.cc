@@ -162,7 +162,7 @@ TEST_F(LaunchTest, errors_name_kernel_and_shape) {
       error_of(ErrorKind::kRuntime, [&] { launch(kernel_, 0, stream_, shape_, params("x")); });
   EXPECT_NE(message.find("cuLaunchKernelEx: CUDA_ERROR_INVALID_VALUE"), std::string::npos)
       << message;
-  EXPECT_NE(message.find("vehicle_t416 with grid (64, 3, 1), 416 threads"), std::string::npos)
+  EXPECT_NE(message.find("vehicle_t416 with grid 64 x 3 x 1, 416 threads"), std::string::npos)
       << message;
 }
 
