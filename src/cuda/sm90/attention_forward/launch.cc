@@ -55,7 +55,7 @@ std::string ConfigChoice::type_name() const {
   std::string text = "bsk::sm90::attention_forward::Config<";
   text += element_type_name(element);
   for (const int value : {shape.head_dim, shape.v_head_dim, shape.consumers, shape.kv_tile, shape.block_keys}) {
-    text += ", " + std::to_string(value);
+    text.append(", ").append(std::to_string(value));
   }
   text += transform ? ", true" : ", false";
   text += std::string(", bsk::tile::MaskType::") + kMasks[static_cast<int>(mask)];
@@ -65,10 +65,10 @@ std::string ConfigChoice::type_name() const {
 std::string ConfigChoice::name() const {
   static const char* const kMasks[] = {"", "_bool_mask", "_fp16_mask", "_bf16_mask", "_fp32_mask"};
   std::string text = "sm90_attention_forward_d" + std::to_string(shape.head_dim);
-  if (shape.v_head_dim != shape.head_dim) text += "v" + std::to_string(shape.v_head_dim);
+  if (shape.v_head_dim != shape.head_dim) text.append("v").append(std::to_string(shape.v_head_dim));
   text += std::string("_") + element_name(element) + "_q" + std::to_string(shape.q_tile()) + "k" +
           std::to_string(shape.kv_tile);
-  if (shape.block_keys != shape.kv_tile) text += "_block" + std::to_string(shape.block_keys);
+  if (shape.block_keys != shape.kv_tile) text.append("_block").append(std::to_string(shape.block_keys));
   if (transform && mask == tile::MaskType::kNone) text += "_scores";
   return text + kMasks[static_cast<int>(mask)];
 }

@@ -50,7 +50,7 @@ std::string ConfigChoice::type_name() const {
   text += element_type_name(element);
   for (const int value : {shape.head_dim, shape.v_head_dim, shape.row_groups, shape.key_groups,
                           shape.kv_tile, shape.tiles}) {
-    text += ", " + std::to_string(value);
+    text.append(", ").append(std::to_string(value));
   }
   return text + ">";
 }

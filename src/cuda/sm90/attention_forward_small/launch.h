@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "bsk/attention.h"
-#include "src/attention/kernel.h"
+#include "src/cuda/sm90/kernels.h"
 #include "src/cuda/host/kernel_library.h"
 #include "src/cuda/host/tensor_map.h"
 #include "src/cuda/sm90/attention_forward_small/config.h"
@@ -42,7 +42,7 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
 void launch(const AttentionProblem& problem, const AttentionPlan& plan,
             const AttentionBuffers& buffers);
 
-extern const Kernel kKernel;
+
 
 // The configurations embedded in the package.
 std::vector<cuda::KernelRequest> documented_requests();
