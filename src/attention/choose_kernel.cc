@@ -2,6 +2,7 @@
 
 #include "src/attention/kernel.h"
 #include "src/cpu/kernels.h"
+#include "src/cuda/sm90/kernels.h"
 
 namespace bsk {
 namespace {
@@ -48,6 +49,8 @@ std::string no_kernel_message(const AttentionProblem& problem, const DevicePrope
 std::span<const Kernel> kernels() {
   static const Kernel list[] = {
       kCpuAttentionForward,
+      sm90::attention_forward_small::kKernel,
+      sm90::attention_forward::kKernel,
       kCpuReference,
   };
   return list;

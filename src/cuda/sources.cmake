@@ -8,7 +8,10 @@ target_sources(bsk PRIVATE
   src/cuda/host/kernel_cache.cc
   src/cuda/host/kernel_library.cc
   src/cuda/host/launch.cc
-  src/cuda/host/tensor_map.cc)
+  src/cuda/host/tensor_map.cc
+  src/cuda/sm90/attention_forward/launch.cc
+  src/cuda/sm90/attention_forward_small/launch.cc
+  src/cuda/sm90/problem.cc)
 target_link_libraries(bsk PUBLIC ${CMAKE_DL_LIBS})
 
 # What compiling a kernel on the user's machine needs, in one folder (scripts/pack_kernel_sources.py). Off until the
