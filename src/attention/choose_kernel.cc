@@ -38,8 +38,12 @@ std::string no_kernel_message(const AttentionProblem& problem, const DevicePrope
   }
   message += " Reasons:";
   for (const Kernel& kernel : kernels()) {
-    if (forced.empty() ? kernel.only_when_forced : forced != kernel.name) continue;
-    message += std::string("\n  ") + kernel.name + ": " + joined(kernel.reasons(problem, device));
+    if (!forced.empty() && forced != kernel.name) continue;
+    const std::vector<std::string> reasons = kernel.reasons(problem, device);
+    message += std::string("\n  ") + kernel.name + ": " +
+               (reasons.empty() ? "takes it, but only when asked for by name (Config(kernel='" +
+                                      std::string(kernel.name) + "')): " + kernel.summary
+                                : joined(reasons));
   }
   return message;
 }

@@ -265,9 +265,9 @@ def _kernels() -> list[Finding]:
     for name, summary, only_when_forced in _C.kernels():
         answers = {device: kernel_for(device, name) for device in devices}
         takes = [device for device, (kernel, _) in answers.items() if kernel is not None]
-        oracle = " (an oracle: only when asked for by name)" if only_when_forced else ""
+        by_name = " (only when asked for by name)" if only_when_forced else ""
         if takes:
-            text = f"runs on {', '.join(takes)}{oracle}: {summary}"
+            text = f"runs on {', '.join(takes)}{by_name}: {summary}"
             found.append(Finding(f"kernel {name}", "ok", text))
         else:
             reasons = " ".join(dict.fromkeys(why for _, why in answers.values()))
