@@ -8,6 +8,7 @@ import importlib
 
 import torch  # noqa: F401  before _C, which shares the OpenMP runtime that torch's wheel brings
 
+from blackwell_sparsek import _engine  # noqa: F401  tells the GPU side where its files are
 from blackwell_sparsek._C import UnsupportedError
 from blackwell_sparsek.attention import attention_forward
 from blackwell_sparsek.block_mask import BlockMask
