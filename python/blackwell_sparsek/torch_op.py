@@ -125,7 +125,7 @@ class _Operator:
 
     # -- Meta and FakeTensor: shapes, dtypes and strides, without reading memory
     def fake(self, *args: Any) -> Any:
-        _, arguments = self.split(args)
+        out, arguments = self.split(args)
         q, k, v = arguments[:3]
         for name, tensor in (("Q", q), ("K", k), ("V", v)):
             if tensor.dim() != 4:
