@@ -145,7 +145,9 @@ bool Call::read_eager(PyObject* const* args) {
     problem_.softcap = real_number(softcap, "softcap", "Pass None for no cap.");
   if (mask != Py_None) read_mask(mask);
   if (block_mask != Py_None) {
-    PyObject* lists = PyObject_CallMethod(block_mask, "_native", nullptr);
+    PyObject* lists =
+        PyObject_CallMethod(block_mask, "_native", "LL", static_cast<long long>(problem_.q_len()),
+                            static_cast<long long>(problem_.kv_len()));
     if (lists == nullptr) throw PythonError{};
     block_lists_owner_ = lists;
     read_block_mask(lists);

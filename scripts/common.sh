@@ -44,6 +44,12 @@ pip_install() {
   [ -n "${BSK_VENV:-}" ] || "$venv/bin/python" -m pip install -q "$@"
 }
 
+need_compiler() { # need_compiler PYTHON
+  need_debian_package c++ g++ "compiles the C++ core"
+  need_debian_package "$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+    python3-dev "has CPython's headers, which the C++ core's entry needs"
+}
+
 # .venv with this project in it; arguments: the extras to install, such as "[test]".
 make_venv() {
   if [ -n "${BSK_VENV:-}" ]; then
@@ -58,7 +64,7 @@ make_venv() {
     "$python" -m venv --clear .venv >/dev/null 2>&1 ||
       die "$python has no working venv module. Install it (Debian: apt-get install python3-venv) and run this again."
   fi
-  need_debian_package c++ g++ "compiles the C++ core"
+  need_compiler "$python"
   export PIP_DISABLE_PIP_VERSION_CHECK=1
   if ! .venv/bin/python -c 'import torch' >/dev/null 2>&1; then
     say "Installing torch"

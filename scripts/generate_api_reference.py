@@ -44,7 +44,9 @@ def entry(name: str, item: object, level: str) -> list[str]:
         for member in sorted(vars(item)):
             value = inspect.getattr_static(item, member)
             method = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-            if member.startswith("_") or not (inspect.isfunction(method) or isinstance(value, property)):
+            if member.startswith("_") or not (
+                inspect.isfunction(method) or isinstance(value, property)
+            ):
                 continue
             target = value if isinstance(value, property) else getattr(item, member)
             lines += entry(f"{name}.{member}", target, level + "#")

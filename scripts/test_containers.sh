@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every RUN and COPY of docker/Dockerfile without a container daemon and without a registry, then tries the images:
 #   sudo bash scripts/test_containers.sh [prod|bench|dev|ci ...]     (Debian, root; about 10 minutes the first time)
-# The base image is made here by mmdebstrap from this machine's Debian mirrors: bookworm with its python3, which stands
-# in for python:3.12-slim-bookworm. pip uses this machine's configuration, mounted while building, kept in no image.
+# The base image is made here by mmdebstrap from this machine's Debian mirrors: bookworm with its python3 and headers,
+# which stands in for python:3.12-slim-bookworm. pip uses this machine's configuration, mounted while building, kept in no image.
 source "$(dirname "$0")/common.sh"
 
 [ "$(id -u)" = 0 ] || die "making a base image needs root. Run: sudo bash $0"
@@ -27,7 +27,7 @@ if ! buildah inspect --type image "$BSK_BASE_IMAGE" >/dev/null 2>&1; then
   say "Making the base image from this machine's Debian mirrors"
   sources=/etc/apt/sources.list.d/debian.sources
   [ -e "$sources" ] || sources=/etc/apt/sources.list
-  mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$place/base.tar" "$sources" ||
+  mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-dev,python3-venv bookworm "$place/base.tar" "$sources" ||
     die "mmdebstrap could not make a Debian; its message is above."
   container="$(buildah from scratch)"
   buildah add -q "$container" "$place/base.tar" / >/dev/null

@@ -36,7 +36,7 @@ fi || die "pip could not install torch; its message is above."
 try_it "wheel, ${wheel[0]}"
 
 "$place/venv/bin/python" -m pip uninstall -q -y blackwell-sparsek
-need_debian_package c++ g++ "compiles the C++ core"
+need_compiler "$place/venv/bin/python"
 "$place/venv/bin/python" -m pip install -q "${sdist[0]}" || die "pip could not build ${sdist[0]}; its message is above."
 try_it "sdist, ${sdist[0]}"
 say "The wheel and the sdist work"

@@ -412,9 +412,10 @@ class BlockMaskBase:
             raise ValueError(problem("block_mask", rule, f"kv_len={kv_len}", "Make one for it."))
 
     def _native(
-        self,
+        self, q_len: int, kv_len: int
     ) -> tuple[int, int, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """What `_C.attention_forward` takes as block_mask."""
+        """What `_C.attention_forward` takes as block_mask, for a call of these lengths."""
+        self._check_lengths(q_len, kv_len)
         return (
             *self.block_size,
             self.full_counts,

@@ -197,9 +197,10 @@ _LONGEST = 2**40
 
 def _block_lists(block_mask: object, Q: Tensor, K: Tensor) -> tuple[Any, ...]:
     if isinstance(block_mask, BlockMask):
-        if isinstance(Q, Tensor) and isinstance(K, Tensor) and Q.dim() == K.dim() == 4:
-            block_mask._check_lengths(Q.shape[2], K.shape[2])
-        return block_mask._native()
+        shapes = getattr(Q, "shape", ()), getattr(K, "shape", ())
+        if len(shapes[0]) != 4 or len(shapes[1]) != 4:
+            return ()  # the native entry refuses Q or K before it comes to the mask
+        return block_mask._native(shapes[0][2], shapes[1][2])
     raise TypeError(
         f"block_mask: must be a blackwell_sparsek.BlockMask or None; got {type(block_mask).__name__}. "
         "Build one with BlockMask.from_dense, from_indices, from_bsr or from_flex."

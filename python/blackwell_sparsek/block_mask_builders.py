@@ -325,7 +325,9 @@ class PatternBuilders(BlockMaskBase):
         before = ordered.cumsum(-1) - ordered
         taken = ordered > 0
         if share < 1.0:  # at 1 rounding in the sum must not drop the last small ones
-            taken = taken & (before < share)
+            # A p > 0 that fp32 rounds to 0 still asks for the heaviest block.
+            least = torch.finfo(torch.float32).tiny if share > 0.0 else 0.0
+            taken = taken & (before < max(share, least))
         mask = torch.zeros_like(taken).scatter_(-1, order, taken)
         return cls.from_dense(mask, sizes, q_len=q_len, kv_len=kv_len)
 

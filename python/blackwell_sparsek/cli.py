@@ -29,7 +29,7 @@ _COMMANDS = {
     ),
     "cache": ("blackwell_sparsek.commands.cache", "cache_command", "Look after the kernel cache."),
     "migrate": (
-        "blackwell_sparsek.migrate.command",
+        "blackwell_sparsek.migrate",
         "migrate_command",
         "Rewrite FlashCore code for this library.",
     ),

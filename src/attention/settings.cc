@@ -111,6 +111,7 @@ struct State {
   std::mutex mutex;
   std::vector<ResolvedOption> resolved;
   std::atomic<std::shared_ptr<const Settings>> current;
+  std::atomic<uint64_t> generation{0};
 };
 
 State& state() {
@@ -122,6 +123,7 @@ void install(const std::map<std::string, std::string>& explicit_values) {
   std::vector<ResolvedOption> resolved = resolve_options(explicit_values);
   state().current.store(std::make_shared<const Settings>(from_resolved(resolved)));
   state().resolved = std::move(resolved);
+  state().generation.fetch_add(1, std::memory_order_release);
 }
 
 }  // namespace
@@ -179,6 +181,8 @@ std::vector<ResolvedOption> options_in_force() {
   std::lock_guard<std::mutex> lock(state().mutex);
   return state().resolved;
 }
+
+uint64_t settings_generation() { return state().generation.load(std::memory_order_acquire); }
 
 int32_t threads_from_environment() {
   const char* text = std::getenv("OMP_NUM_THREADS");  // "4" or "4,2": the first level counts

@@ -1,6 +1,7 @@
 // Every option of the library and every environment variable it reads, in one place.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -35,6 +36,10 @@ std::vector<ResolvedOption> resolve_options(
 // `set_settings`.
 std::shared_ptr<const Settings> settings();
 void set_settings(const std::map<std::string, std::string>& explicit_values);
+
+// Grows with every change of the settings in force; what is derived from them is stale when it differs.
+uint64_t settings_generation();
+
 std::vector<ResolvedOption> options_in_force();
 
 // OMP_NUM_THREADS, or 0 where it is not set to a positive number.

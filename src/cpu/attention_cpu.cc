@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <new>
 #include <span>
@@ -25,16 +26,11 @@ using cpu::Tile;
 
 cpu::Element element_of(DataType dtype) {
   switch (dtype) {
-    case DataType::kFloat64:
-      return cpu::Element::kFloat64;
-    case DataType::kFloat32:
-      return cpu::Element::kFloat32;
-    case DataType::kFloat16:
-      return cpu::Element::kFloat16;
-    case DataType::kBFloat16:
-      return cpu::Element::kBFloat16;
-    case DataType::kBool:
-      return cpu::Element::kBool;
+    case DataType::kFloat64: return cpu::Element::kFloat64;
+    case DataType::kFloat32: return cpu::Element::kFloat32;
+    case DataType::kFloat16: return cpu::Element::kFloat16;
+    case DataType::kBFloat16: return cpu::Element::kBFloat16;
+    case DataType::kBool: return cpu::Element::kBool;
   }
   return cpu::Element::kBool;
 }
@@ -80,7 +76,9 @@ Call call_of(const AttentionProblem& p, const AttentionBuffers& buffers) {
   call.head_dim = p.head_dim();
   call.v_head_dim = p.v_head_dim();
   call.scale = static_cast<float>(p.scale);
+  // A cap below fp32's normal numbers is still a cap: it must not become 0, "none".
   call.softcap = static_cast<float>(p.softcap);
+  if (p.softcap > 0.0) call.softcap = std::max(call.softcap, std::numeric_limits<float>::min());
   // Held to what can matter, so that no sum of offsets overflows.
   const int64_t reach = call.q_len + call.kv_len;
   int64_t right = p.causal == Causal::kNone ? reach : 0;

@@ -8,11 +8,16 @@ target_link_libraries(bsk PRIVATE OpenMP::OpenMP_CXX)
 
 # The tile function, compiled once per instruction set; instruction_set.cc chooses at run time. No
 # contraction of a * b + c: see src/cpu/tile/simd.h.
+if(BSK_SANITIZE)
+  set(tile_optimization -O1)  # the checks in unrolled loops take -O3 half a minute a file
+else()
+  set(tile_optimization -O3)
+endif()
 function(bsk_tile_function name)
   add_library(bsk_tile_${name} OBJECT src/cpu/tile/attend_tile.cc)
   target_include_directories(bsk_tile_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_compile_definitions(bsk_tile_${name} PRIVATE BSK_CPU_ISA=attend_tile_${name})
-  target_compile_options(bsk_tile_${name} PRIVATE -O3 -ffp-contract=off ${ARGN})
+  target_compile_options(bsk_tile_${name} PRIVATE ${tile_optimization} -ffp-contract=off ${ARGN})
   target_sources(bsk PRIVATE $<TARGET_OBJECTS:bsk_tile_${name}>)
 endfunction()
 

@@ -77,8 +77,8 @@ struct Tile {
 
 // Floats of scratch that one thread needs, 64-byte aligned.
 inline constexpr int64_t scratch_floats(int64_t head_dim, int64_t v_head_dim) {
-  // Q^T, K; O^T, V; scores; additive mask.
-  return 2 * kTileRows * (head_dim + v_head_dim) + 2 * kTileRows * kStepKeys;
+  // Q^T, K; O^T, V; scores, additive mask; up to 16 rows of Q.
+  return 2 * kTileRows * (head_dim + v_head_dim) + 2 * kTileRows * kStepKeys + 16 * head_dim;
 }
 
 using TileFunction = void (*)(const Call& call, const Tile& tile, float* scratch);

@@ -238,7 +238,7 @@ def test_dense_mask_of_partial_bits(block_size: tuple[int, int]) -> None:
 
 def test_native_tuple_shape_repr_and_copies() -> None:
     mask = BlockMask.sliding_window(300, 500, 64, block_size=(64, 32))
-    block_q, block_k, *tensors = mask._native()
+    block_q, block_k, *tensors = mask._native(300, 500)
     assert (block_q, block_k) == (64, 32)
     assert tensors[0] is mask.full_counts and tensors[4] is mask.partial_bits
     assert mask.shape == (1, 1, 5, 16)

@@ -185,6 +185,16 @@ def test_cumulative_mass_is_the_smallest_set_that_holds_p(seed, shape, p, holes,
             assert held == 0.0 and not taken.any()
 
 
+def test_a_share_below_the_spacing_of_fp32_selects_the_heaviest_block() -> None:
+    scores = torch.tensor([[[[0.0, 2.0, 1.0]]]])
+    assert BlockMask.cumulative_mass(scores, 1e-300).to_dense().flatten().tolist() == [
+        False,
+        True,
+        False,
+    ]
+    assert BlockMask.cumulative_mass(scores, 0.0).density() == 0.0
+
+
 def test_cumulative_mass_of_one_is_every_block_with_mass() -> None:
     scores = torch.tensor([[[[0.0, -60.0, 5.0, -torch.inf]]]])
     assert BlockMask.cumulative_mass(scores, 1.0).to_dense().flatten().tolist() == [

@@ -206,3 +206,13 @@ def test_bad_options(options: dict[str, Any], exception: type[Exception], parts:
 def test_set_default_config_takes_a_config() -> None:
     with pytest.raises(TypeError, match="^config: must be a Config; got dict"):
         set_default_config({"fallback": "sdpa"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), [(69, 90), (70, 89), (70, 130)])
+def test_a_block_mask_for_other_lengths(q_len: int, kv_len: int) -> None:
+    """The number of query blocks may agree by chance; the lengths that a mask was made for must too."""
+    keys = -(-kv_len // 64)
+    mask = blocks(1, 1, 2, keys, q_len=q_len, kv_len=kv_len)
+    with pytest.raises(ValueError, match=r"^block_mask: was made for (q|kv)_len="):
+        attention_forward(**tensors(block_mask=mask))
+    assert attention_forward(**tensors(block_mask=blocks(1, 1, 2, 2, q_len=70, kv_len=90))).isfinite().all()

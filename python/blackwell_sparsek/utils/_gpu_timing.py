@@ -31,7 +31,7 @@ def graph_samples(call: Call, num_iters: int) -> tuple[list[float], int]:
 
     Raises CaptureError where the call cannot be captured (it synchronises, for instance).
     """
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call, unused-ignore]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # capture asks for a warm-up on a side stream
         for _ in range(3):
@@ -60,7 +60,7 @@ def spun_event_samples(call: Call, num_iters: int) -> list[float]:
     issue the whole call before the first event is reached."""
     samples = []
     for _ in range(num_iters):
-        torch.cuda._sleep(_SPIN_CYCLES)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(_SPIN_CYCLES)  # type: ignore[no-untyped-call, unused-ignore]
         samples.append(_event_pair(call))
     return samples
 
@@ -101,7 +101,8 @@ def wall_samples(call: Call, num_iters: int) -> list[float]:
 
 
 def _event_pair(call: Call) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, unused-ignore]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, unused-ignore]
     start.record()
     call()
     end.record()

@@ -55,4 +55,5 @@ def reference_attention(
     arguments = _native_arguments(
         Q, K, V, scale, is_causal, attn_mask, window, softcap, block_mask, return_lse, out
     )
-    return _C.attention_forward(*arguments, "cpu_reference")
+    forced: tuple[Any, ...] = (*arguments, "cpu_reference")
+    return _C.attention_forward(*forced)

@@ -12,15 +12,11 @@ typedef uint16_t UnalignedHalfVec __attribute__((vector_size(2 * kWidth), may_al
 
 BSK_INLINE int64_t element_bytes(Element element) {
   switch (element) {
-    case Element::kFloat64:
-      return 8;
-    case Element::kFloat32:
-      return 4;
+    case Element::kFloat64: return 8;
+    case Element::kFloat32: return 4;
     case Element::kFloat16:
-    case Element::kBFloat16:
-      return 2;
-    case Element::kBool:
-      return 1;
+    case Element::kBFloat16: return 2;
+    case Element::kBool: return 1;
   }
   return 1;
 }

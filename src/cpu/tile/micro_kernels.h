@@ -13,9 +13,12 @@ namespace {
 
 constexpr int kRowsPerPass = 6;  // keys, or value columns, that share the loaded lanes
 
-// scores[k][lane] = sum over d of keys[k][d] * q[d][lane], for kKeys keys and kVectors vectors.
+// A score is added up in parts of this many elements of head_dim: shorter chains round less.
+constexpr int64_t kScorePart = 128;
+
+// scores[k][lane] (+)= sum over d of keys[k][d] * q[d][lane], for kKeys keys and kVectors vectors.
 template <int kKeys, int kVectors>
-BSK_INLINE void score_pass(const float* const* keys, const float* q, int64_t head_dim,
+BSK_INLINE void score_part(const float* const* keys, const float* q, int64_t first, int64_t end,
                            float* scores) {
   Vec sum[kKeys][kVectors];
   const float* key[kKeys];
@@ -25,7 +28,7 @@ BSK_INLINE void score_pass(const float* const* keys, const float* q, int64_t hea
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) sum[k][v] = Vec{};
   }
-  for (int64_t d = 0; d < head_dim; ++d) {
+  for (int64_t d = first; d < end; ++d) {
     Vec lanes[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) lanes[v] = load(q + d * kTileRows + v * kWidth);
@@ -39,7 +42,19 @@ BSK_INLINE void score_pass(const float* const* keys, const float* q, int64_t hea
 #pragma GCC unroll 8
   for (int k = 0; k < kKeys; ++k) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) store(scores + k * kTileRows + v * kWidth, sum[k][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      float* at = scores + k * kTileRows + v * kWidth;
+      store(at, first == 0 ? sum[k][v] : load(at) + sum[k][v]);
+    }
+  }
+}
+
+template <int kKeys, int kVectors>
+BSK_INLINE void score_pass(const float* const* keys, const float* q, int64_t head_dim,
+                           float* scores) {
+  for (int64_t first = 0; first < head_dim; first += kScorePart) {
+    const int64_t end = head_dim - first < kScorePart ? head_dim : first + kScorePart;
+    score_part<kKeys, kVectors>(keys, q, first, end, scores);
   }
 }
 
@@ -92,18 +107,12 @@ void compute_scores(const float* const* keys, int count, const float* q, int64_t
   const float* const* rest = keys + k;
   float* to = scores + k * kTileRows;
   switch (count - k) {
-    case 1:
-      return score_pass<1, kVectors>(rest, q, head_dim, to);
-    case 2:
-      return score_pass<2, kVectors>(rest, q, head_dim, to);
-    case 3:
-      return score_pass<3, kVectors>(rest, q, head_dim, to);
-    case 4:
-      return score_pass<4, kVectors>(rest, q, head_dim, to);
-    case 5:
-      return score_pass<5, kVectors>(rest, q, head_dim, to);
-    default:
-      return;
+    case 1: return score_pass<1, kVectors>(rest, q, head_dim, to);
+    case 2: return score_pass<2, kVectors>(rest, q, head_dim, to);
+    case 3: return score_pass<3, kVectors>(rest, q, head_dim, to);
+    case 4: return score_pass<4, kVectors>(rest, q, head_dim, to);
+    case 5: return score_pass<5, kVectors>(rest, q, head_dim, to);
+    default: return;
   }
 }
 
@@ -115,18 +124,12 @@ void accumulate_values(const float* const* values, int64_t columns, const float*
     value_pass<kRowsPerPass, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
   }
   switch (columns - c) {
-    case 1:
-      return value_pass<1, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    case 2:
-      return value_pass<2, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    case 3:
-      return value_pass<3, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    case 4:
-      return value_pass<4, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    case 5:
-      return value_pass<5, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
-    default:
-      return;
+    case 1: return value_pass<1, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    case 2: return value_pass<2, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    case 3: return value_pass<3, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    case 4: return value_pass<4, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    case 5: return value_pass<5, kVectors, kGuarded>(values, c, weights, keys, rescale, out);
+    default: return;
   }
 }
 

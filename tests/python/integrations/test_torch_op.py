@@ -56,7 +56,7 @@ def sdpa_fallback() -> Iterator[None]:
 def everything(block_mask: BlockMask) -> tuple[Any, ...]:
     """All arguments after q, k, v, none at its default."""
     additive = torch.linspace(-1, 1, 70 * 90).view(70, 90)
-    return 0.2, 2, 50, 3, 10.0, additive, *block_mask._native()
+    return 0.2, 2, 50, 3, 10.0, additive, *block_mask._native(70, 90)
 
 
 # ---- the operators -------------------------------------------------------------------------------

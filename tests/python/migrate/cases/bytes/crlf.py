@@ -1,0 +1,5 @@
+import torch
+from flashcore import build_baseline
+
+kernel = build_baseline()
+out = kernel.forward(Q, K, V)

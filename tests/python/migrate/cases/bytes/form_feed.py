@@ -1,0 +1,6 @@
+from flashcore import build_baseline
+
+kernel = build_baseline()
+out = kernel.forward(Q, K, V)   
+
+

@@ -1,0 +1,11 @@
+import os
+import sys
+
+from flashcore import build_baseline
+
+os.environ["CUDA_ARCH"] = sys.argv[1] if len(sys.argv) > 9 else "90a"
+os.environ["DEBUG"] = "0"
+if os.environ.get("DEBUG") == "1":
+    print("debugging")
+LEVELS = {"DEBUG": 10}
+RESULT = build_baseline().forward(Q, K, V)
