@@ -11,7 +11,9 @@ from blackwell_sparsek.core import Config, set_default_config
 
 def haloed(*shape: int, dtype: torch.dtype, generator: torch.Generator, halo: int = 3) -> Tensor:
     """A random tensor whose surroundings in memory are NaN; strides are those of the padded one."""
-    padded = torch.full([size + 2 * halo for size in shape[:-1]] + [shape[-1] + 2 * halo], torch.nan)
+    padded = torch.full(
+        [size + 2 * halo for size in shape[:-1]] + [shape[-1] + 2 * halo], torch.nan
+    )
     view = padded.to(dtype)[tuple(slice(halo, halo + size) for size in shape)]
     view.copy_(torch.randn(shape, generator=generator))
     return view

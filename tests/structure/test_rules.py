@@ -70,7 +70,9 @@ def test_nothing_exits_or_prints_in_the_library() -> None:
     for path in tracked(".cc", ".h", ".cuh", under="src"):
         if path.name == "embed_kernels.cc":  # a program of the build, not of the library
             continue
-        assert not re.search(r"\b(printf|std::cout|std::cerr|exit|abort)\s*[(<]", path.read_text()), path
+        assert not re.search(
+            r"\b(printf|std::cout|std::cerr|exit|abort)\s*[(<]", path.read_text()
+        ), path
 
 
 def test_files_are_short() -> None:

@@ -76,7 +76,7 @@ def kernel_for(device: str, forced: str | None = None) -> tuple[str | None, str]
     """
     import torch
 
-    from blackwell_sparsek import UnsupportedError, _C
+    from blackwell_sparsek import _C, UnsupportedError
     from blackwell_sparsek.attention import _native_arguments
 
     dtype = torch.float64 if forced == "cpu_reference" else torch.float16
