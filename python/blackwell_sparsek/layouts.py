@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackwell_sparsek import attention
+from blackwell_sparsek import attention, torch_op
 from blackwell_sparsek.block_mask import BlockMask
 
 __all__ = ["attention_bshd", "attention_packed"]
@@ -47,15 +47,31 @@ def attention_bshd(
     for name, tensor in (("Q", Q), ("K", K), ("V", V)):
         check_rank(name, tensor, 4, "[batch, length, heads, head_dim]")
     q, k, v = Q.transpose(1, 2), K.transpose(1, 2), V.transpose(1, 2)
-    if out is None and attention._is_plain(Q, K, V, options.get("attn_mask"), None):
-        out = Q.new_empty((*Q.shape[:3], V.shape[3]))
     target = None if out is None else out.transpose(1, 2)
+    if out is None and _writes_in_place(Q, K, V, options.get("attn_mask")):
+        out = Q.new_empty((*Q.shape[:3], V.shape[3]))
+        target = out.transpose(1, 2)
     result = attention.attention_forward(
         q, k, v, scale, return_lse=return_lse, out=target, **options
     )
     result, lse = result if return_lse else (result, None)
     final = result.transpose(1, 2).contiguous() if out is None else out
     return (final, lse) if return_lse else final
+
+
+def _writes_in_place(*tensors: Tensor | None) -> bool:
+    """True if the result may be computed right where the caller wants it, without a copy.
+
+    Where torch compiles, transforms or differentiates, the result has to be a value of its own.
+    """
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if torch.is_autocast_enabled(tensors[0].device.type):  # type: ignore[union-attr]
+        return False
+    return not any(
+        tensor is not None and (type(tensor) is not Tensor or torch_op.gradient_wanted(tensor))
+        for tensor in tensors
+    )
 
 
 def attention_packed(
@@ -99,7 +115,7 @@ def attention_packed(
         check_rank(name, tensor, 3, "[tokens, heads, head_dim]")
     for name, tensor in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         _check_offsets(name, tensor)
-    rules = {"is_causal": is_causal, "window": window, "softcap": softcap}
+    rules: dict[str, Any] = {"is_causal": is_causal, "window": window, "softcap": softcap}
     rules["return_lse"] = return_lse
     on_host = Q.device.type == "cpu" and not torch.compiler.is_compiling()
     if _same(cu_seqlens_q, cu_seqlens_k) and seqused_k is None and not on_host:

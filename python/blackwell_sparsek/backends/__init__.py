@@ -1,0 +1,44 @@
+"""Entries for frameworks. Nothing here is imported, and no global is touched, before you ask:
+
+| name | framework | extra |
+|---|---|---|
+| `register_sdpa` | PyTorch's scaled_dot_product_attention and varlen_attn | none |
+| `register_transformers` | Hugging Face transformers | `blackwell-sparsek[transformers]` |
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "register_sdpa": "sdpa",
+    "register_transformers": "transformers",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def require_framework(module: str, extra: str) -> Any:
+    """The imported framework.
+
+    Raises:
+        ImportError: it is not installed; the message names the extra to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module} could not be imported ({error}). "
+            f"Install it with: pip install blackwell-sparsek[{extra}]"
+        ) from error
