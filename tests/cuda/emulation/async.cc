@@ -141,10 +141,13 @@ void Machine::mma_issue(const Multiply& request, float* d, const uint32_t* a) {
   const int thread = fiber.thread % arch::kWarpgroupThreads;
   if (fiber.needs_mma_fence) fault("a multiply without mma_fence after its registers were used");
   const int64_t number = fiber.issued++;
+  // Earlier multiplies that this thread has not waited for; the others only linger until all have.
+  const int64_t unretired = fiber.retired == 0 ? 0 : group.group_ends[fiber.retired - 1];
   if (number == group.first + static_cast<int64_t>(group.multiplies.size())) {
     Multiply multiply = request;
-    for (const Multiply& earlier : group.multiplies) {  // the same registers: one chain
-      if (earlier.d[thread] == d && earlier.accumulator) multiply.accumulator = earlier.accumulator;
+    for (int64_t i = unretired; i < number; ++i) {  // the same registers: one chain
+      const Multiply& earlier = group.multiplies[i - group.first];
+      if (earlier.d[thread] == d) multiply.accumulator = earlier.accumulator;
     }
     if (!multiply.accumulator) {
       multiply.accumulator = std::make_shared<Accumulator>();
@@ -160,8 +163,9 @@ void Machine::mma_issue(const Multiply& request, float* d, const uint32_t* a) {
   }
   multiply.d[thread] = d;
   multiply.a[thread] = a;
-  const bool chained = number > group.first && std::any_of(
-      group.multiplies.begin(), group.multiplies.begin() + (number - group.first),
+  const bool chained = std::any_of(
+      group.multiplies.begin() + (unretired - group.first),
+      group.multiplies.begin() + (number - group.first),
       [&](const Multiply& earlier) { return earlier.d[thread] == d; });
   if (!chained) {
     for (int i = 0; i < multiply.columns / 2; ++i) {
