@@ -46,7 +46,7 @@ cuda::KernelRequest request(const ConfigChoice& choice) {
 }  // namespace
 
 std::string ConfigChoice::type_name() const {
-  static const char* const kMasks[] = {"kNone", "kBool", "kFloat16", "kBFloat16", "kFloat32"};
+  static const char* const masks[] = {"kNone", "kBool", "kFloat16", "kBFloat16", "kFloat32"};
   std::string text = "bsk::sm90::attention_forward::Config<";
   text += element_type_name(element);
   for (const int value :
@@ -54,12 +54,12 @@ std::string ConfigChoice::type_name() const {
     text.append(", ").append(std::to_string(value));
   }
   text += transform ? ", true" : ", false";
-  text += std::string(", bsk::tile::MaskType::") + kMasks[static_cast<int>(mask)];
+  text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
   return text + ", " + std::to_string(polynomial_quarters) + ">";
 }
 
 std::string ConfigChoice::name() const {
-  static const char* const kMasks[] = {"", "_bool_mask", "_fp16_mask", "_bf16_mask", "_fp32_mask"};
+  static const char* const masks[] = {"", "_bool_mask", "_fp16_mask", "_bf16_mask", "_fp32_mask"};
   std::string text = "sm90_attention_forward_d" + std::to_string(shape.head_dim);
   if (shape.v_head_dim != shape.head_dim) text.append("v").append(std::to_string(shape.v_head_dim));
   text += std::string("_") + element_name(element) + "_q" + std::to_string(shape.q_tile()) + "k" +
@@ -67,7 +67,7 @@ std::string ConfigChoice::name() const {
   if (shape.block_keys != shape.kv_tile)
     text.append("_block").append(std::to_string(shape.block_keys));
   if (transform && mask == tile::MaskType::kNone) text += "_scores";
-  return text + kMasks[static_cast<int>(mask)];
+  return text + masks[static_cast<int>(mask)];
 }
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device) {
