@@ -180,9 +180,7 @@ class SparseKFwOp(_fmha.AttentionFwOpBase):  # type: ignore[misc, name-defined]
             mask = rules.get("attn_mask")
             if mask is not None and mask.dim() == 5:  # [batch, groups, heads, q_len, kv_len]
                 rules["attn_mask"] = mask.flatten(1, 2)
-            out, lse = attention_bshd(
-                query, key, value, inp.scale_float, return_lse=True, **rules
-            )
+            out, lse = attention_bshd(query, key, value, inp.scale_float, return_lse=True, **rules)
         else:
             out, lse = _packed(query, key, value, inp)
         if inp.query.ndim == 5:
