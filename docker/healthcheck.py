@@ -3,6 +3,7 @@
 import sys
 
 import torch
+
 from blackwell_sparsek import UnsupportedError, attention_forward
 
 

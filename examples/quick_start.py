@@ -46,7 +46,9 @@ def guide_examples(device: str) -> bool:
     console.print(f"[bold]Example 1[/] forward: {tuple(output.shape)} {output.dtype} on {device}")
 
     stats = benchmark_latency(attention_forward, Q, K, V, num_iters=50)
-    console.print(f"[bold]Example 2[/] latency: {stats['median_us']:.1f} us median ({stats['method']})")
+    console.print(
+        f"[bold]Example 2[/] latency: {stats['median_us']:.1f} us median ({stats['method']})"
+    )
 
     reference = scaled_dot_product_attention(Q, K, V)
     is_correct, metrics = validate_correctness(output, reference, rtol=1e-3, atol=2e-3)
@@ -98,7 +100,9 @@ def main() -> int:
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
     device = "cuda" if capability[0] in (9, 10) else "cpu"
     info = get_build_info()
-    console.print(f"blackwell-sparsek {info['version']}, torch {info['torch']}, running on {device}")
+    console.print(
+        f"blackwell-sparsek {info['version']}, torch {info['torch']}, running on {device}"
+    )
     results = {"guide's examples": guide_examples(device), "real model": real_model(device)}
     for name, agreed in results.items():
         console.print(f"{name}: {'[green]agreed[/]' if agreed else '[red]DISAGREED[/]'}")

@@ -35,7 +35,8 @@ REQUIRED_FILES = (
     r"blackwell_sparsek-[^/]+\.dist-info/licenses/THIRD_PARTY\.md",
 )
 ALLOWED_FILES = (
-    r"blackwell_sparsek/.*\.(py|pyi|typed|so|cubin|cu|cuh|h|json|zip)",
+    r"blackwell_sparsek/.*\.(py|pyi|typed|so)",
+    r"blackwell_sparsek/kernels/.*",  # sources and machine code: scripts/pack_kernel_sources.py
     r"blackwell_sparsek-[^/]+\.dist-info/.*",
 )
 

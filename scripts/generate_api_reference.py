@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ documented in its headers, `include/bsk/attention.h`, `block_mask.h` and `error.
 
 def signature(name: str, item: object) -> str:
     try:
-        return name + str(inspect.signature(item)).replace("blackwell_sparsek.block_mask.", "")  # type: ignore[arg-type]
+        text = str(inspect.signature(item))  # type: ignore[arg-type]
+        return name + re.sub(r"<function (\w+) at 0x\w+>", r"\1", text)
     except (TypeError, ValueError):
         return name
 

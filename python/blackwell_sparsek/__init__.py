@@ -1,7 +1,7 @@
 """BlackwellSparseK: exact and block-sparse attention on CPU, Hopper and Blackwell.
 
-    from blackwell_sparsek import attention_forward
-    out = attention_forward(Q, K, V)  # [batch, heads, length, head_dim]
+from blackwell_sparsek import attention_forward
+out = attention_forward(Q, K, V)  # [batch, heads, length, head_dim]
 """
 
 import importlib

@@ -156,7 +156,12 @@ def _native_arguments(
         raise TypeError(
             f"return_lse: must be True or False; got {return_lse!r}. Pass return_lse=True for the LSE."
         )
-    if out is None and not _ALLOCATES_NATIVELY and isinstance(Q, Tensor) and Q.dim() == V.dim() == 4:
+    if (
+        out is None
+        and not _ALLOCATES_NATIVELY
+        and isinstance(Q, Tensor)
+        and Q.dim() == V.dim() == 4
+    ):
         out = Q.new_empty((*Q.shape[:3], V.shape[3]))
     lse = None
     if return_lse and not _ALLOCATES_NATIVELY and isinstance(Q, Tensor) and Q.dim() == 4:
@@ -181,7 +186,9 @@ def _causal_code(is_causal: object) -> int:
 def _window_pair(window: object) -> tuple[int, int]:
     remedy = "Pass (left, right), -1 for unbounded, or None for no window."
     if not isinstance(window, tuple | list):
-        raise TypeError(f"window: must be a pair (left, right) of ints or None; got {window!r}. {remedy}")
+        raise TypeError(
+            f"window: must be a pair (left, right) of ints or None; got {window!r}. {remedy}"
+        )
     if len(window) != 2:
         raise ValueError(f"window: must have two entries, (left, right); got {window!r}. {remedy}")
     for side in window:
@@ -197,10 +204,11 @@ _LONGEST = 2**40
 
 def _block_lists(block_mask: object, Q: Tensor, K: Tensor) -> tuple[Any, ...]:
     if isinstance(block_mask, BlockMask):
-        shapes = getattr(Q, "shape", ()), getattr(K, "shape", ())
-        if len(shapes[0]) != 4 or len(shapes[1]) != 4:
+        q_shape: tuple[int, ...] = getattr(Q, "shape", ())
+        k_shape: tuple[int, ...] = getattr(K, "shape", ())
+        if len(q_shape) != 4 or len(k_shape) != 4:
             return ()  # the native entry refuses Q or K before it comes to the mask
-        return block_mask._native(shapes[0][2], shapes[1][2])
+        return block_mask._native(q_shape[2], k_shape[2])
     raise TypeError(
         f"block_mask: must be a blackwell_sparsek.BlockMask or None; got {type(block_mask).__name__}. "
         "Build one with BlockMask.from_dense, from_indices, from_bsr or from_flex."
@@ -238,7 +246,7 @@ def _device_properties(index: int) -> tuple[str, int, int, int]:
         properties.name,
         properties.major * 10 + properties.minor,
         properties.multi_processor_count,
-        properties.shared_memory_per_block_optin,
+        int(getattr(properties, "shared_memory_per_block_optin", 0)),  # not in torch's stubs
     )
 
 

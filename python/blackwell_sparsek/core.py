@@ -135,8 +135,9 @@ def get_build_info() -> dict[str, Any]:
         "python": platform.python_version(),
         "cuda_driver": _cuda_driver_version(),
         "cuda_runtime_compiler": torch.version.cuda,
-        "device": torch.cuda.get_device_name() if capability is not None else platform.processor()
-        or platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if capability is not None
+        else platform.processor() or platform.machine(),
         "capability": capability,
         "compute_arch": compute_arch,
         "kernels": [name for name, _, _ in _C.kernels()],
@@ -149,5 +150,5 @@ def get_build_info() -> dict[str, Any]:
 def _cuda_driver_version() -> str | None:
     if not torch.cuda.is_available():
         return None
-    version = int(torch._C._cuda_getDriverVersion())
+    version = int(getattr(torch._C, "_cuda_getDriverVersion")())  # noqa: B009 (not in torch's stubs)
     return f"{version // 1000}.{version % 1000 // 10}"

@@ -49,7 +49,11 @@ def attention_forward(
     else:
         mask = allowed
         if bias is not None:
-            mask = bias.to(Q.dtype) if allowed is None else bias.to(Q.dtype).masked_fill(~allowed, -torch.inf)
+            mask = (
+                bias.to(Q.dtype)
+                if allowed is None
+                else bias.to(Q.dtype).masked_fill(~allowed, -torch.inf)
+            )
         result = scaled_dot_product_attention(Q, K, V, mask, scale=scale, enable_gqa=groups > 1)
         lse = None
         if allowed is not None:

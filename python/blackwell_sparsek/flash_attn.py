@@ -97,8 +97,11 @@ def flash_attn_qkvpacked_func(
 ) -> Any:
     """`flash_attn_func` of `qkv` `[batch, length, 3, heads, head_dim]`, taken without a copy."""
     _check_packed("qkv", qkv, 3)
+    q, k, v = qkv.unbind(2)
     return flash_attn_func(
-        *qkv.unbind(2),
+        q,
+        k,
+        v,
         dropout_p,
         softmax_scale,
         causal,
@@ -127,9 +130,11 @@ def flash_attn_kvpacked_func(
 ) -> Any:
     """`flash_attn_func` of `kv` `[batch, kv_len, 2, kv_heads, head_dim]`, taken without a copy."""
     _check_packed("kv", kv, 2)
+    k, v = kv.unbind(2)
     return flash_attn_func(
         q,
-        *kv.unbind(2),
+        k,
+        v,
         dropout_p,
         softmax_scale,
         causal,

@@ -115,7 +115,7 @@ def attention_packed(
         check_rank(name, tensor, 3, "[tokens, heads, head_dim]")
     for name, tensor in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         _check_offsets(name, tensor)
-    rules = {"is_causal": is_causal, "window": window, "softcap": softcap}
+    rules: dict[str, Any] = {"is_causal": is_causal, "window": window, "softcap": softcap}
     rules["return_lse"] = return_lse
     on_host = Q.device.type == "cpu" and not torch.compiler.is_compiling()
     if _same(cu_seqlens_q, cu_seqlens_k) and seqused_k is None and not on_host:

@@ -2,6 +2,7 @@
 
 #include "src/attention/kernel.h"
 #include "src/cpu/kernels.h"
+#include "src/cuda/sm90/kernels.h"
 
 namespace bsk {
 namespace {
@@ -37,8 +38,12 @@ std::string no_kernel_message(const AttentionProblem& problem, const DevicePrope
   }
   message += " Reasons:";
   for (const Kernel& kernel : kernels()) {
-    if (forced.empty() ? kernel.only_when_forced : forced != kernel.name) continue;
-    message += std::string("\n  ") + kernel.name + ": " + joined(kernel.reasons(problem, device));
+    if (!forced.empty() && forced != kernel.name) continue;
+    const std::vector<std::string> reasons = kernel.reasons(problem, device);
+    message += std::string("\n  ") + kernel.name + ": " +
+               (reasons.empty() ? "takes it, but only when asked for by name (Config(kernel='" +
+                                      std::string(kernel.name) + "')): " + kernel.summary
+                                : joined(reasons));
   }
   return message;
 }
@@ -48,6 +53,8 @@ std::string no_kernel_message(const AttentionProblem& problem, const DevicePrope
 std::span<const Kernel> kernels() {
   static const Kernel list[] = {
       kCpuAttentionForward,
+      sm90::attention_forward_small::kKernel,
+      sm90::attention_forward::kKernel,
       kCpuReference,
   };
   return list;

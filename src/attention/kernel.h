@@ -17,7 +17,8 @@ struct Kernel {
   std::vector<std::string> (*reasons)(const AttentionProblem&, const DeviceProperties&);
   AttentionPlan (*plan)(const AttentionProblem&, const DeviceProperties&);
   void (*launch)(const AttentionProblem&, const AttentionPlan&, const AttentionBuffers&);
-  bool only_when_forced;  // an oracle: taken only when it is asked for by name
+  bool only_when_forced;  // taken only when asked for by name: an oracle, or what never ran on its
+                          // device
 };
 
 // All kernels of this build, the most wanted first.

@@ -37,7 +37,8 @@ std::vector<ResolvedOption> resolve_options(
 std::shared_ptr<const Settings> settings();
 void set_settings(const std::map<std::string, std::string>& explicit_values);
 
-// Grows with every change of the settings in force; what is derived from them is stale when it differs.
+// Grows with every change of the settings in force; what is derived from them is stale when it
+// differs.
 uint64_t settings_generation();
 
 std::vector<ResolvedOption> options_in_force();

@@ -1,4 +1,5 @@
-// From a problem to a kernel and a plan, with no GPU: reasons, messages, forced kernels, a sweep of 10^5 problems.
+// From a problem to a kernel and a plan, with no GPU: reasons, messages, forced kernels, a sweep of
+// 10^5 problems.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -47,8 +48,10 @@ TEST(ChooseKernel, TakesTheBlockedKernelOnACpu) {
 }
 
 TEST(ChooseKernel, TakesTheOracleOnlyWhenForced) {
-  EXPECT_STREQ(choose_kernel(small_problem(), cpu_properties(1), "cpu_reference").name, "cpu_reference");
-  EXPECT_NE(unsupported_message(small_problem(DataType::kFloat64), cpu_properties(1)).find("cpu_attention_forward"),
+  EXPECT_STREQ(choose_kernel(small_problem(), cpu_properties(1), "cpu_reference").name,
+               "cpu_reference");
+  EXPECT_NE(unsupported_message(small_problem(DataType::kFloat64), cpu_properties(1))
+                .find("cpu_attention_forward"),
             std::string::npos);
 }
 
@@ -67,9 +70,21 @@ TEST(ChooseKernel, GivesEveryKernelsReasons) {
   problem.q.device = problem.k.device = problem.v.device = problem.out.device = DeviceType::kCuda;
   const std::string message = unsupported_message(problem, gpu(120));
   for (const Kernel& kernel : kernels()) {
-    EXPECT_EQ(message.find(std::string("\n  ") + kernel.name) != std::string::npos, !kernel.only_when_forced)
+    EXPECT_NE(message.find(std::string("\n  ") + kernel.name + ": "), std::string::npos)
         << kernel.name;
   }
+}
+
+// The Hopper kernels have been compiled and emulated, but never run on a GPU: no call takes them
+// unasked.
+TEST(ChooseKernel, TakesAHopperKernelOnlyByName) {
+  AttentionProblem problem = small_problem(DataType::kFloat16);
+  problem.q.device = problem.k.device = problem.v.device = problem.out.device = DeviceType::kCuda;
+  const std::string message = unsupported_message(problem, gpu(90));
+  EXPECT_NE(message.find("Config(kernel='sm90_attention_forward')"), std::string::npos) << message;
+  EXPECT_NE(message.find("never yet run on a GPU"), std::string::npos) << message;
+  EXPECT_STREQ(choose_kernel(problem, gpu(90), "sm90_attention_forward").name,
+               "sm90_attention_forward");
 }
 
 // A plan is made for any valid problem, and covers every query row exactly once.
@@ -80,10 +95,12 @@ TEST(Plan, HoldsOverManyProblems) {
   };
   for (int i = 0; i < 100000; ++i) {
     const int64_t kv_heads = pick({1, 2, 3, 8, 12, 40});
-    AttentionProblem problem = dense_problem(
-        static_cast<DataType>(pick({1, 2, 3})), pick({0, 1, 2, 7, 64}), kv_heads * pick({1, 2, 4, 8, 16}), kv_heads,
-        pick({0, 1, 2, 63, 64, 65, 127, 1000, 4096, 100003}), pick({0, 1, 5, 64, 129, 1000, 4096, 1000003}),
-        pick({16, 24, 64, 80, 96, 128, 192, 256}), pick({16, 64, 72, 128, 256}));
+    AttentionProblem problem =
+        dense_problem(static_cast<DataType>(pick({1, 2, 3})), pick({0, 1, 2, 7, 64}),
+                      kv_heads * pick({1, 2, 4, 8, 16}), kv_heads,
+                      pick({0, 1, 2, 63, 64, 65, 127, 1000, 4096, 100003}),
+                      pick({0, 1, 5, 64, 129, 1000, 4096, 1000003}),
+                      pick({16, 24, 64, 80, 96, 128, 192, 256}), pick({16, 64, 72, 128, 256}));
     problem.causal = static_cast<Causal>(pick({0, 1, 2}));
     problem.window_left = pick({-1, 0, 5, 512});
     problem.window_right = pick({-1, 0, 17});
@@ -97,7 +114,8 @@ TEST(Plan, HoldsOverManyProblems) {
                             .heads = pick({1, kv_heads, problem.q_heads()}),
                             .q_blocks = 0,
                             .full_width = 4};
-      problem.block_mask.q_blocks = (problem.q_len() + problem.block_mask.block_q - 1) / problem.block_mask.block_q;
+      problem.block_mask.q_blocks =
+          (problem.q_len() + problem.block_mask.block_q - 1) / problem.block_mask.block_q;
     }
     const DeviceProperties device = cpu_properties(static_cast<int32_t>(pick({1, 2, 64})));
     const AttentionPlan result = plan(problem, device);

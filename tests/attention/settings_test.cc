@@ -1,4 +1,5 @@
-// Options: explicit values before the environment before the defaults; a bad value names itself and the allowed ones.
+// Options: explicit values before the environment before the defaults; a bad value names itself and
+// the allowed ones.
 #include "src/attention/settings.h"
 
 #include <gtest/gtest.h>
@@ -19,8 +20,8 @@ class SettingsTest : public ::testing::Test {
   }
 
   static void clear() {
-    for (const char* name : {"BSK_CUDA_ARCH", "BSK_DEBUG", "BSK_PROFILE", "BSK_BUILD_DIR", "BSK_FALLBACK",
-                             "BSK_KERNEL", "OMP_NUM_THREADS"}) {
+    for (const char* name : {"BSK_CUDA_ARCH", "BSK_DEBUG", "BSK_PROFILE", "BSK_BUILD_DIR",
+                             "BSK_FALLBACK", "BSK_KERNEL", "OMP_NUM_THREADS"}) {
       unsetenv(name);
     }
   }
@@ -45,7 +46,8 @@ std::string error_of(const std::map<std::string, std::string>& values) {
 }
 
 TEST_F(SettingsTest, DefaultsWithoutAnything) {
-  for (const ResolvedOption& option : resolve_options({})) EXPECT_EQ(option.origin, "default") << option.name;
+  for (const ResolvedOption& option : resolve_options({}))
+    EXPECT_EQ(option.origin, "default") << option.name;
   EXPECT_EQ(settings()->fallback, "error");
   EXPECT_FALSE(settings()->debug_mode);
 }
@@ -92,7 +94,8 @@ TEST_F(SettingsTest, ABadValueLeavesTheSettingsAsTheyWere) {
 
 TEST_F(SettingsTest, ATildeIsTheHomeDirectory) {
   const std::string home = std::getenv("HOME") != nullptr ? std::getenv("HOME") : "";
-  EXPECT_EQ(find(resolve_options({{"build_dir", "~/kernels"}}), "build_dir").value, home + "/kernels");
+  EXPECT_EQ(find(resolve_options({{"build_dir", "~/kernels"}}), "build_dir").value,
+            home + "/kernels");
 }
 
 TEST_F(SettingsTest, ReadsOmpNumThreads) {

@@ -1,5 +1,5 @@
-// The rules of a call, on problems made by hand: what Python cannot express is tested here, the rest in
-// tests/python/test_wrong_calls.py.
+// The rules of a call, on problems made by hand: what Python cannot express is tested here, the
+// rest in tests/python/test_wrong_calls.py.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -46,11 +46,11 @@ std::string error_of(const std::function<void(AttentionProblem&, AttentionBuffer
   return "";
 }
 
-#define EXPECT_NAMES(message, argument, part)                          \
-  do {                                                                 \
-    const std::string text = message;                                  \
+#define EXPECT_NAMES(message, argument, part)                           \
+  do {                                                                  \
+    const std::string text = message;                                   \
     EXPECT_EQ(text.rfind(std::string(argument) + ": ", 0), 0u) << text; \
-    EXPECT_NE(text.find(part), std::string::npos) << text;             \
+    EXPECT_NE(text.find(part), std::string::npos) << text;              \
   } while (false)
 
 TEST(Validate, TakesACorrectProblem) {
@@ -58,7 +58,9 @@ TEST(Validate, TakesACorrectProblem) {
 }
 
 TEST(Validate, DevicesMustAgree) {
-  EXPECT_NAMES(error_of([](AttentionProblem& p, AttentionBuffers&) { p.k.device = DeviceType::kCuda; }), "K", "cuda:0");
+  EXPECT_NAMES(
+      error_of([](AttentionProblem& p, AttentionBuffers&) { p.k.device = DeviceType::kCuda; }), "K",
+      "cuda:0");
   EXPECT_NAMES(error_of([](AttentionProblem& p, AttentionBuffers&) {
                  for (TensorLayout* t : {&p.q, &p.k, &p.v, &p.out}) t->dtype = DataType::kFloat16;
                  for (TensorLayout* t : {&p.q, &p.k, &p.v, &p.out}) t->device = DeviceType::kCuda;
@@ -75,7 +77,12 @@ TEST(Validate, Float32IsNotTakenOnAGpu) {
 }
 
 TEST(Validate, BlockMasksMustFit) {
-  const BlockMaskLayout fits = {.present = true, .block_q = 64, .block_k = 32, .batch = 1, .heads = 2, .q_blocks = 2,
+  const BlockMaskLayout fits = {.present = true,
+                                .block_q = 64,
+                                .block_k = 32,
+                                .batch = 1,
+                                .heads = 2,
+                                .q_blocks = 2,
                                 .full_width = 3};
   const auto error = [&](const std::function<void(BlockMaskLayout&)>& change) {
     return error_of([&](AttentionProblem& p, AttentionBuffers&) {
@@ -92,17 +99,24 @@ TEST(Validate, BlockMasksMustFit) {
 }
 
 TEST(Validate, OutMustNotOverlap) {
-  EXPECT_NAMES(error_of([](AttentionProblem&, AttentionBuffers& b) { b.out = const_cast<void*>(b.v); }), "out", "V");
-  EXPECT_NAMES(error_of([](AttentionProblem& p, AttentionBuffers&) { p.out.stride[1] = 0; }), "out", "itself");
-  EXPECT_NAMES(error_of([](AttentionProblem& p, AttentionBuffers&) { p.out.stride[2] = 1; }), "out", "itself");
+  EXPECT_NAMES(
+      error_of([](AttentionProblem&, AttentionBuffers& b) { b.out = const_cast<void*>(b.v); }),
+      "out", "V");
+  EXPECT_NAMES(error_of([](AttentionProblem& p, AttentionBuffers&) { p.out.stride[1] = 0; }), "out",
+               "itself");
+  EXPECT_NAMES(error_of([](AttentionProblem& p, AttentionBuffers&) { p.out.stride[2] = 1; }), "out",
+               "itself");
 }
 
 TEST(Validate, NumbersMustBeFinite) {
   for (double bad : {std::nan(""), std::numeric_limits<double>::infinity(), 1e39}) {
-    EXPECT_NAMES(error_of([&](AttentionProblem& p, AttentionBuffers&) { p.scale = bad; }), "scale", "must");
-    EXPECT_NAMES(error_of([&](AttentionProblem& p, AttentionBuffers&) { p.softcap = bad; }), "softcap", "finite");
+    EXPECT_NAMES(error_of([&](AttentionProblem& p, AttentionBuffers&) { p.scale = bad; }), "scale",
+                 "must");
+    EXPECT_NAMES(error_of([&](AttentionProblem& p, AttentionBuffers&) { p.softcap = bad; }),
+                 "softcap", "finite");
   }
-  EXPECT_NAMES(error_of([](AttentionProblem& p, AttentionBuffers&) { p.window_left = -2; }), "window", "-2");
+  EXPECT_NAMES(error_of([](AttentionProblem& p, AttentionBuffers&) { p.window_left = -2; }),
+               "window", "-2");
 }
 
 }  // namespace

@@ -54,7 +54,10 @@ def test_example_needs_neither_python_nor_torch(example: Path) -> None:
 
 def test_installed_headers_are_the_public_ones(prefix: Path) -> None:
     public = {path.name for path in (PROJECT / "include" / "bsk").glob("*.h")}
-    installed = {path.relative_to(prefix / "include").as_posix() for path in prefix.rglob("*.h")}
+    include = prefix / "include"
+    installed = {
+        path.relative_to(include).as_posix() for path in include.rglob("*") if path.is_file()
+    }
     assert installed == {f"bsk/{name}" for name in public}
 
 

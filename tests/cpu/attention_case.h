@@ -47,6 +47,12 @@ struct Case {
   Placement placement = Placement::kHalo;
 };
 
+// `prefix` and a number. (GCC 12 at -O3 warns of an overlap in `"q" + std::to_string(n)`.)
+inline std::string numbered(std::string prefix, int64_t number) {
+  prefix.append(std::to_string(number));
+  return prefix;
+}
+
 inline std::ostream& operator<<(std::ostream& stream, const Case& c) { return stream << c.name; }
 
 struct Output {

@@ -62,6 +62,10 @@ TEST(AttentionCpuSpecial, RemovedPairsNeverShow) {
        .q_len = 150,
        .kv_len = 150,
        .blocks = {.block_q = 64, .block_k = 32, .partial_density = 0.5}},
+      // Tiles of few rows have code of their own.
+      {.name = "few_causal", .q_len = 2, .kv_len = 43, .causal = Causal::kLowerRight},
+      {.name = "few_bool", .q_len = 2, .kv_len = 150, .mask = {.kind = MaskKind::kBool}},
+      {.name = "few_additive", .q_len = 2, .kv_len = 150, .mask = {.kind = MaskKind::kAdditive}},
   };
   for (Case& c : cases) {
     for (DataType dtype : {DataType::kFloat32, DataType::kBFloat16}) {

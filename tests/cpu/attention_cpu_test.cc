@@ -33,7 +33,7 @@ INSTANTIATE_TEST_SUITE_P(Edge, AttentionCpu, testing::ValuesIn(edge_cases()), na
 // Every remainder of the tile, the step and the micro-kernels.
 TEST(AttentionCpuLengths, EveryQueryLengthTo130) {
   for (int64_t n = 1; n <= 130; ++n) {
-    check_case({.name = "q" + std::to_string(n),
+    check_case({.name = numbered("q", n),
                 .q_heads = 1,
                 .kv_heads = 1,
                 .q_len = n,
@@ -46,7 +46,7 @@ TEST(AttentionCpuLengths, EveryQueryLengthTo130) {
 
 TEST(AttentionCpuLengths, EveryKeyLengthTo130) {
   for (int64_t n = 1; n <= 130; ++n) {
-    check_case({.name = "kv" + std::to_string(n),
+    check_case({.name = numbered("kv", n),
                 .q_heads = 1,
                 .kv_heads = 1,
                 .q_len = 21,
@@ -60,7 +60,7 @@ TEST(AttentionCpuLengths, EveryKeyLengthTo130) {
 
 TEST(AttentionCpuLengths, EveryHeadDimTo70) {  // the kernel itself takes any
   for (int64_t d = 1; d <= 70; ++d) {
-    check_case({.name = "d" + std::to_string(d),
+    check_case({.name = numbered("d", d),
                 .q_heads = 1,
                 .kv_heads = 1,
                 .q_len = 19,
@@ -75,7 +75,7 @@ TEST(AttentionCpuLengths, EveryHeadDimTo70) {  // the kernel itself takes any
 TEST(AttentionCpuLengths, Primes) {
   for (int64_t q_len : {2, 31, 127, 257}) {
     for (int64_t kv_len : {3, 61, 131, 509}) {
-      check_case({.name = "q" + std::to_string(q_len) + "_kv" + std::to_string(kv_len),
+      check_case({.name = numbered(numbered("q", q_len) + "_kv", kv_len),
                   .q_heads = 3,
                   .kv_heads = 3,
                   .q_len = q_len,

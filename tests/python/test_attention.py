@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_close, haloed, oracle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from blackwell_sparsek import BlockMask, attention_forward
 from blackwell_sparsek.attention import plan
+from oracle_tools import assert_close, haloed, oracle
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -70,11 +70,15 @@ def build(sizes: dict[str, Any], options: dict[str, Any], seed: int) -> tuple[An
             call["attn_mask"] = noise > -0.5
         else:
             noise = noise.masked_fill(noise < -1.5, -torch.inf)
-            call["attn_mask"] = noise.to(dtype if options["mask"] == "same dtype" else torch.float32)
+            call["attn_mask"] = noise.to(
+                dtype if options["mask"] == "same dtype" else torch.float32
+            )
     if options["blocks"] is not None:
         block_q, block_k = options["blocks"]
         heads = {"1": 1, "kv": sizes["kv_heads"], "q": sizes["q_heads"]}[options["block_heads"]]
-        dense = torch.rand(1, heads, -(-q_len // block_q), -(-kv_len // block_k), generator=generator)
+        dense = torch.rand(
+            1, heads, -(-q_len // block_q), -(-kv_len // block_k), generator=generator
+        )
         call["block_mask"] = BlockMask.from_dense(
             dense < 0.6, block_size=(block_q, block_k), q_len=q_len, kv_len=kv_len
         )
@@ -222,8 +226,12 @@ def test_many_threads_may_call_at_once() -> None:
 def test_expanded_and_negated_views() -> None:
     Q = torch.randn(4, 2, 20, 32)
     K, V = (torch.randn(1, 2, 30, 32).expand(4, 2, 30, 32) for _ in range(2))
-    assert torch.equal(attention_forward(Q, K, V), attention_forward(Q, K.contiguous(), V.contiguous()))
-    negative = torch.randn(4, 2, 20, 32, dtype=torch.complex64).conj().imag  # lazily negated, stride 2
+    assert torch.equal(
+        attention_forward(Q, K, V), attention_forward(Q, K.contiguous(), V.contiguous())
+    )
+    negative = (
+        torch.randn(4, 2, 20, 32, dtype=torch.complex64).conj().imag
+    )  # lazily negated, stride 2
     assert torch.equal(attention_forward(torch._neg_view(Q), K, V), attention_forward(-Q, K, V))
     assert negative.is_neg()
     assert torch.equal(attention_forward(negative, K, V), attention_forward(negative.clone(), K, V))
@@ -242,7 +250,9 @@ def test_parameters_are_tensors() -> None:
     with torch.no_grad():
         assert torch.equal(attention_forward(Q, Q, Q), attention_forward(*[Q.detach()] * 3))
     frozen = torch.nn.Parameter(Q.detach(), requires_grad=False)
-    assert torch.equal(attention_forward(frozen, frozen, frozen), attention_forward(*[Q.detach()] * 3))
+    assert torch.equal(
+        attention_forward(frozen, frozen, frozen), attention_forward(*[Q.detach()] * 3)
+    )
 
 
 def test_inference_mode() -> None:

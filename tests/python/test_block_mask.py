@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from blackwell_sparsek.block_mask import BlockMask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
+
+from blackwell_sparsek.block_mask import BlockMask
 
 SIZES = [(q, k) for q in (64, 128) for k in (16, 32, 64, 128)]
 

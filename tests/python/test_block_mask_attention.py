@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from blackwell_sparsek import BlockMask, attention_forward
-from blackwell_sparsek.utils import reference_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from blackwell_sparsek import BlockMask, attention_forward
+from blackwell_sparsek.utils import reference_attention
 
 
 def expected_attention(Q, K, V, allowed, is_causal=False, window=None):

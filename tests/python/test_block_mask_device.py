@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from blackwell_sparsek.block_mask import BlockMask
 from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from blackwell_sparsek.block_mask import BlockMask
 
 
 class NoCrossing(TorchDispatchMode):

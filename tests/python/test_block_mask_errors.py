@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from blackwell_sparsek import BlockMask, attention_forward
 
 dense = torch.ones((1, 1, 2, 3), dtype=torch.bool)

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
-from blackwell_sparsek.block_mask import BlockMask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from blackwell_sparsek.block_mask import BlockMask
 
 sizes = st.tuples(st.sampled_from([64, 128]), st.sampled_from([16, 32, 64, 128]))
 lengths = st.integers(0, 400)

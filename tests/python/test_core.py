@@ -57,7 +57,14 @@ def test_environment_and_explicit_values() -> None:
         "BSK_CUDA_ARCH": "100a",
         "BSK_BUILD_DIR": "/tmp/kernels",
     }
-    assert json.loads(in_process(code, **variables)) == ["sdpa", True, "100a", "/tmp/kernels", "error", True]
+    assert json.loads(in_process(code, **variables)) == [
+        "sdpa",
+        True,
+        "100a",
+        "/tmp/kernels",
+        "error",
+        True,
+    ]
 
 
 def test_the_environment_may_be_set_after_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,9 +146,16 @@ def test_the_fallback_means_the_same(
     Q, K, V = (torch.randn(2, 4, n, 32, generator=generator) for n in (70, 90, 90))
     K, V = K[:, :2], V[:, :2]
     noise = torch.randn(2, 1, 70, 90, generator=generator)
-    options = {"softcap": softcap, "is_causal": is_causal, "window": window, "return_lse": softcap is not None}
+    options = {
+        "softcap": softcap,
+        "is_causal": is_causal,
+        "window": window,
+        "return_lse": softcap is not None,
+    }
     if mask is not None:
-        options["attn_mask"] = noise > 0.5 if mask == "bool" else noise.masked_fill(noise < -1, -torch.inf)
+        options["attn_mask"] = (
+            noise > 0.5 if mask == "bool" else noise.masked_fill(noise < -1, -torch.inf)
+        )
     options["block_mask"] = BlockMask.from_dense(
         torch.rand(1, 2, 2, 2, generator=generator) < 0.7, 64, q_len=70, kv_len=90
     )

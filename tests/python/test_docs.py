@@ -55,7 +55,10 @@ def test_every_public_function_has_a_full_docstring() -> None:
     import blackwell_sparsek
     from blackwell_sparsek import BlockMask, core, utils
 
-    public = [blackwell_sparsek.attention_forward, *(getattr(utils, name) for name in utils.__all__)]
+    public = [
+        blackwell_sparsek.attention_forward,
+        *(getattr(utils, name) for name in utils.__all__),
+    ]
     public += [getattr(core, n) for n in core.__all__ if not n.startswith("__")]
     public += [m for n, m in inspect.getmembers(BlockMask) if not n.startswith("_") and callable(m)]
     for item in public:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import blackwell_sparsek
 import pytest
 import torch
+
+import blackwell_sparsek
 from blackwell_sparsek.core import Config, get_default_config, set_default_config
 
 with warnings.catch_warnings():

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
 from blackwell_sparsek import _C, _engine
 from blackwell_sparsek._nvrtc import nvrtc_libraries
 from blackwell_sparsek.cli import app
 from blackwell_sparsek.commands import compile as compile_module
 from blackwell_sparsek.core import Config, set_default_config
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = ROOT / "scripts/pack_kernel_sources.py"

@@ -151,7 +151,9 @@ def test_the_correct_call_is_taken() -> None:
 @pytest.mark.parametrize("name", ["Q", "K", "V", "attn_mask"])
 def test_out_must_lie_apart_from_the_inputs(name: str) -> None:
     call = {n: torch.randn(2, 4, 64, 64) for n in ("Q", "K", "V", "attn_mask")}
-    with pytest.raises(ValueError, match=rf"^out: must lie apart from {name} in memory.*empty_like"):
+    with pytest.raises(
+        ValueError, match=rf"^out: must lie apart from {name} in memory.*empty_like"
+    ):
         attention_forward(**call, out=call[name])
     packed = torch.randn(2, 4, 64, 2, 64)
     call["Q"] = packed[..., 0, :]
@@ -215,4 +217,8 @@ def test_a_block_mask_for_other_lengths(q_len: int, kv_len: int) -> None:
     mask = blocks(1, 1, 2, keys, q_len=q_len, kv_len=kv_len)
     with pytest.raises(ValueError, match=r"^block_mask: was made for (q|kv)_len="):
         attention_forward(**tensors(block_mask=mask))
-    assert attention_forward(**tensors(block_mask=blocks(1, 1, 2, 2, q_len=70, kv_len=90))).isfinite().all()
+    assert (
+        attention_forward(**tensors(block_mask=blocks(1, 1, 2, 2, q_len=70, kv_len=90)))
+        .isfinite()
+        .all()
+    )

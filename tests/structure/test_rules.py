@@ -30,7 +30,7 @@ def tracked(*suffixes: str, under: str = "") -> list[Path]:
         text=True,
         check=True,
     ).stdout.split()
-    paths = [ROOT / name for name in names]
+    paths = [ROOT / name for name in names if "/migrate/cases/" not in name]  # test inputs
     return [path for path in paths if path.is_file() and (not suffixes or path.suffix in suffixes)]
 
 
@@ -68,7 +68,11 @@ def test_python_reads_no_bsk_variable() -> None:
 
 def test_nothing_exits_or_prints_in_the_library() -> None:
     for path in tracked(".cc", ".h", ".cuh", under="src"):
-        assert not re.search(r"\b(printf|std::cout|std::cerr|exit|abort)\s*[(<]", path.read_text()), path
+        if path.name == "embed_kernels.cc":  # a program of the build, not of the library
+            continue
+        assert not re.search(
+            r"\b(printf|std::cout|std::cerr|exit|abort)\s*[(<]", path.read_text()
+        ), path
 
 
 def test_files_are_short() -> None:

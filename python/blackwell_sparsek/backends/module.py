@@ -68,6 +68,5 @@ class SparseKAttention(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        given = (("scale", self.scale), ("is_causal", self.is_causal))
-        given += (("window", self.window), ("softcap", self.softcap))
-        return ", ".join(f"{name}={value!r}" for name, value in given if value not in (None, False))
+        given = {name: getattr(self, name) for name in ("scale", "is_causal", "window", "softcap")}
+        return ", ".join(f"{n}={v!r}" for n, v in given.items() if v not in (None, False))

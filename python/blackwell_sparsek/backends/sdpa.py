@@ -133,7 +133,8 @@ def _sdpa_cpu(previous: Any, key: str) -> Callable[..., Any]:
         if reason is None:
             try:
                 out = torch.empty_like(query)
-                lse = _native(*args[:3], kwargs.get("scale"), is_causal, mask, out)
+                q, k, v = args[:3]
+                lse = _native(q, k, v, kwargs.get("scale"), is_causal, mask, out)
                 # torch's layout of the LSE, which its compiler relies on: [batch, length, heads]
                 return out, lse.transpose(1, 2).contiguous().transpose(1, 2)
             except _NOT_TAKEN as error:
@@ -148,7 +149,7 @@ def _sdpa_cuda(previous: Any, key: str) -> Callable[..., Any]:
 
     def kernel(keys: Any, *args: Any, **kwargs: Any) -> Any:
         query, k = args[0], args[1]
-        dropout_p, is_causal, debug_mask = (*args[3:], *(0.0, False, False)[len(args) - 3 :])
+        dropout_p, is_causal, debug_mask = args[3:] + (0.0, False, False)[len(args) - 3 :]
         q_len, kv_len = query.shape[2], k.shape[2]
         reason = None
         if dropout_p or debug_mask:
@@ -158,7 +159,8 @@ def _sdpa_cuda(previous: Any, key: str) -> Callable[..., Any]:
         if reason is None:
             try:
                 out = torch.empty_like(query)
-                lse = _native(*args[:3], kwargs.get("scale"), is_causal, None, out)
+                q, k, v = args[:3]
+                lse = _native(q, k, v, kwargs.get("scale"), is_causal, None, out)
                 return out, lse, None, None, q_len, kv_len, *_no_dropout_state(query)
             except _NOT_TAKEN as error:
                 reason = str(error)

@@ -76,7 +76,7 @@ def kernel_for(device: str, forced: str | None = None) -> tuple[str | None, str]
     """
     import torch
 
-    from blackwell_sparsek import UnsupportedError, _C
+    from blackwell_sparsek import _C, UnsupportedError
     from blackwell_sparsek.attention import _native_arguments
 
     dtype = torch.float64 if forced == "cpu_reference" else torch.float16
@@ -265,9 +265,9 @@ def _kernels() -> list[Finding]:
     for name, summary, only_when_forced in _C.kernels():
         answers = {device: kernel_for(device, name) for device in devices}
         takes = [device for device, (kernel, _) in answers.items() if kernel is not None]
-        oracle = " (an oracle: only when asked for by name)" if only_when_forced else ""
+        by_name = " (only when asked for by name)" if only_when_forced else ""
         if takes:
-            text = f"runs on {', '.join(takes)}{oracle}: {summary}"
+            text = f"runs on {', '.join(takes)}{by_name}: {summary}"
             found.append(Finding(f"kernel {name}", "ok", text))
         else:
             reasons = " ".join(dict.fromkeys(why for _, why in answers.values()))

@@ -53,6 +53,8 @@ union LaunchAttributeValue {
   int programmatic_stream_serialization_allowed;
 };
 
+// The tags are the driver's; only those that are used are named here.
+// NOLINTNEXTLINE(bugprone-tagged-union-member-count)
 struct LaunchAttribute {
   LaunchAttributeId id;
   char pad[8 - sizeof(LaunchAttributeId)];
@@ -117,6 +119,7 @@ using GetProcAddress = Result (*)(const char* symbol, void** function, int cuda_
      int interleave, int swizzle, int l2_promotion, int out_of_bounds_fill))
 
 struct Functions {
+// NOLINTNEXTLINE(bugprone-macro-parentheses): declarators
 #define BSK_DECLARE(member, symbol, parameters) Result(*member) parameters = nullptr;
   BSK_CUDA_ENTRY_POINTS(BSK_DECLARE)
 #undef BSK_DECLARE

@@ -224,6 +224,7 @@ ScopedDevice::ScopedDevice(const CudaDevice& device) {
   pushed_ = true;
 }
 
+// NOLINTNEXTLINE(bugprone-exception-escape): the driver was there when the constructor ran
 ScopedDevice::~ScopedDevice() {
   // A destructor cannot throw, and popping what was pushed fails only where the driver is shutting
   // down.
@@ -237,6 +238,7 @@ RelaxedCapture::RelaxedCapture() {
         "Allowing this thread to load a kernel during a graph capture.");
 }
 
+// NOLINTNEXTLINE(bugprone-exception-escape): the driver was there when the constructor ran
 RelaxedCapture::~RelaxedCapture() {
   static_cast<void>(driver().thread_exchange_stream_capture_mode(&previous_));
 }

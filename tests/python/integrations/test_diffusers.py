@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from blackwell_sparsek import BlockMask, UnsupportedError
 from blackwell_sparsek.backends import register_diffusers
 

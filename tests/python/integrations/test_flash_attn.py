@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from blackwell_sparsek import BlockMask, UnsupportedError, flash_attn
 from blackwell_sparsek.core import Config, set_default_config
-from torch import Tensor
 
 
 def reference(

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+
 from blackwell_sparsek import BlockMask, UnsupportedError, backends
 from blackwell_sparsek.backends import SparseKAttention, vllm_omni_attention
 from blackwell_sparsek.layouts import attention_bshd

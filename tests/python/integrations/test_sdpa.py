@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from blackwell_sparsek import UnsupportedError, attention_forward, flash_attn
-from blackwell_sparsek.backends import register_sdpa, sdpa
-from blackwell_sparsek.core import Config, set_default_config
 from torch.nn.attention import (
     activate_flash_attention_impl,
     current_flash_attention_impl,
@@ -21,6 +18,10 @@ from torch.nn.attention import (
     restore_flash_attention_impl,
 )
 from torch.nn.functional import scaled_dot_product_attention
+
+from blackwell_sparsek import UnsupportedError, attention_forward, flash_attn
+from blackwell_sparsek.backends import register_sdpa, sdpa
+from blackwell_sparsek.core import Config, set_default_config
 
 
 @pytest.fixture

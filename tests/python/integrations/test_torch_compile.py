@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
+from torch import Tensor
+
 from blackwell_sparsek import BlockMask, attention_forward
 from blackwell_sparsek.core import Config, set_default_config
 from blackwell_sparsek.fallback import FallbackWarning
-from torch import Tensor
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from blackwell_sparsek import BlockMask, UnsupportedError, attention_forward
-from blackwell_sparsek.core import Config, set_default_config
-from blackwell_sparsek.fallback import FallbackWarning
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from blackwell_sparsek import BlockMask, UnsupportedError, attention_forward
+from blackwell_sparsek.core import Config, set_default_config
+from blackwell_sparsek.fallback import FallbackWarning
 
 OPS = torch.ops.blackwell_sparsek
 NAMES = (

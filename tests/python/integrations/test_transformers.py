@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from blackwell_sparsek import UnsupportedError
 from blackwell_sparsek.backends import register_transformers
-from torch import Tensor
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

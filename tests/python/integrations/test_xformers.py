@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from blackwell_sparsek import BlockMask
 from torch import Tensor
+
+from blackwell_sparsek import BlockMask
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     xops = pytest.importorskip("xformers.ops", reason="xformers is not installed")
+
+from xformers.ops.fmha import attn_bias as biases
 
 from blackwell_sparsek.backends import (
     BlockSparseBias,
@@ -20,7 +23,6 @@ from blackwell_sparsek.backends import (
     SparseKBwOp,
     SparseKFwOp,
 )
-from xformers.ops.fmha import attn_bias as biases
 
 OP = (SparseKFwOp, SparseKBwOp)
 Q_LEN, KV_LEN, HEADS, HEAD_DIM = 40, 56, 4, 32
@@ -96,7 +98,14 @@ def _paged(kind: Any) -> Any:
 
 
 def _paged_gappy(kind: Any) -> Any:
-    return kind.from_seqlens(Q_LENGTHS, [3, 0, 7, 0], KV_LENGTHS, TABLE, 16)
+    # 0.0.35's own from_seqlens of the paged type asks for two different numbers of starts at once.
+    unpaged = (
+        biases.BlockDiagonalGappyKeysMask
+        if "Causal" not in kind.__name__
+        else (biases.BlockDiagonalCausalWithOffsetGappyKeysMask)
+    )
+    gappy = unpaged.from_seqlens(Q_LENGTHS, [3, 32, 64 + 7, 96], KV_LENGTHS)
+    return gappy.make_paged(TABLE, 16, 32, kind)
 
 
 PACKED: dict[str, Any] = {

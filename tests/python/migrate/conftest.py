@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from blackwell_sparsek.core import Config, set_default_config
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from blackwell_sparsek.migrate import Result, SourceError, migrate_source
 
 CASES = sorted(p.parent for p in (Path(__file__).parent / "cases").glob("*/before.py"))

@@ -11,10 +11,11 @@ from pathlib import Path
 import guide
 import pytest
 import typer
+from typer.testing import CliRunner
+
 from blackwell_sparsek.migrate import _extra, migrate_command
 from blackwell_sparsek.migrate import command as command_module
 from blackwell_sparsek.migrate.checklist import CHECKLISTS, State, run_checklists
-from typer.testing import CliRunner
 
 OLD = "from flashcore import build_baseline\nout = build_baseline().forward(Q, K, V)\n"
 LEFT = "from flashcore import build_baseline\nprint(build_baseline)\n"

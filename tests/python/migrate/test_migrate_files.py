@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from blackwell_sparsek.migrate import files, migrate_paths
 from blackwell_sparsek.migrate.files import FileProblem
 

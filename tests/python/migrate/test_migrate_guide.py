@@ -10,6 +10,7 @@ from typing import Any
 import guide
 import pytest
 import torch
+
 from blackwell_sparsek.core import Config, get_default_config, set_default_config
 from blackwell_sparsek.migrate import migrate_paths, migrate_source
 

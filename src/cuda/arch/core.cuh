@@ -1,0 +1,76 @@
+// Threads, registers and fences: one function per instruction. Kernels use this folder and no
+// instruction besides, which is what lets the emulator (tests/cuda/emulation) run their source.
+#pragma once
+
+#include <cutlass/arch/barrier.h>
+#include <cutlass/arch/grid_dependency_control.h>
+#include <cutlass/arch/reg_reconfig.h>
+
+#include "src/cuda/arch/types.h"
+
+namespace bsk::arch {
+
+__device__ __forceinline__ int thread_index() { return static_cast<int>(threadIdx.x); }
+__device__ __forceinline__ int block_index() { return static_cast<int>(blockIdx.x); }
+__device__ __forceinline__ int grid_size() { return static_cast<int>(gridDim.x); }
+
+// The dynamic shared memory of the CTA; 1024-byte aligned, as the 128-byte swizzle needs.
+__device__ __forceinline__ void* shared_memory() {
+  extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];
+  return dynamic_shared_memory;
+}
+
+// A 32-bit address in the shared window, the form that descriptors hold.
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// PTX ISA 9.7.13: bar.sync 0.
+__device__ __forceinline__ void sync_block() { __syncthreads(); }
+
+// PTX ISA 9.7.9: shfl.sync.bfly over the warp.
+template <class T>
+__device__ __forceinline__ T shuffle_xor(T value, int lane_mask) {
+  return __shfl_xor_sync(0xffffffffu, value, lane_mask);
+}
+
+// PTX ISA 9.7.9: shfl.sync.idx over the warp.
+template <class T>
+__device__ __forceinline__ T shuffle(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+
+// PTX ISA 9.7.13: vote.sync.any.
+__device__ __forceinline__ bool warp_any(bool predicate) {
+  return __any_sync(0xffffffffu, predicate);
+}
+
+// PTX ISA 9.7.13: bar.warp.sync.
+__device__ __forceinline__ void sync_warp() { __syncwarp(); }
+
+// PTX ISA 9.7.19: setmaxnreg; every warp of the warpgroup must execute it.
+template <int kRegisters>
+__device__ __forceinline__ void increase_registers() {
+  cutlass::arch::warpgroup_reg_alloc<kRegisters>();
+}
+template <int kRegisters>
+__device__ __forceinline__ void decrease_registers() {
+  cutlass::arch::warpgroup_reg_dealloc<kRegisters>();
+}
+
+// PTX ISA 9.7.13: griddepcontrol.wait / .launch_dependents (programmatic dependent launch).
+__device__ __forceinline__ void wait_for_previous_grid() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+__device__ __forceinline__ void let_next_grid_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// PTX ISA 9.7.13: fence.proxy.async.shared::cta. Orders this thread's ordinary shared-memory writes
+// before reads by the tensor cores or the copy engine.
+__device__ __forceinline__ void fence_async_proxy() { cutlass::arch::fence_view_async_shared(); }
+
+// PTX ISA 9.7.13: fence.mbarrier_init. Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void fence_barrier_init() { cutlass::arch::fence_barrier_init(); }
+
+}  // namespace bsk::arch

@@ -1,0 +1,69 @@
+// Arithmetic that is one instruction on the GPU.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "src/cuda/arch/types.h"
+
+namespace bsk::arch {
+
+// PTX ISA 9.7.3: ex2.approx.ftz.f32 (2 ulp; exp2(-inf) = 0).
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// PTX ISA 9.7.3: lg2.approx.ftz.f32.
+__device__ __forceinline__ float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// PTX ISA 9.7.3: rcp.approx.ftz.f32.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float fused_multiply_add(float a, float b, float c) {
+  return __fmaf_rn(a, b, c);
+}
+// PTX ISA 9.7.3: max.NaN.f32: NaN if either is NaN, so that a NaN score reaches the whole row.
+__device__ __forceinline__ float maximum(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+__device__ __forceinline__ uint32_t float_bits(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ float bits_float(uint32_t x) { return __uint_as_float(x); }
+
+// PTX ISA 9.7.9: cvt.rn.{f16x2,bf16x2}.f32; `low` goes to the lower half.
+template <Element kElement>
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+  uint32_t packed;
+  if constexpr (kElement == Element::kFloat16) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  }
+  return packed;
+}
+
+__device__ __forceinline__ float half_to_float(uint16_t bits) {
+  return __half2float(__ushort_as_half(bits));
+}
+__device__ __forceinline__ float bfloat16_to_float(uint16_t bits) {
+  return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+
+// PTX ISA 9.7.9: st.global.v4.b32; 16-byte aligned.
+__device__ __forceinline__ void store_16_bytes(void* destination, uint32_t a, uint32_t b,
+                                               uint32_t c, uint32_t d) {
+  *static_cast<uint4*>(destination) = make_uint4(a, b, c, d);
+}
+
+}  // namespace bsk::arch

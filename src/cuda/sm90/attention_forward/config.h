@@ -1,0 +1,139 @@
+// The static facts of the throughput kernel, readable on the host. DESIGN.md explains them.
+#pragma once
+
+#include "src/cuda/arch/types.h"
+#include "src/cuda/tile/params.h"
+
+namespace bsk::sm90::attention_forward {
+
+// What the kernel reads; one struct for all configurations. Lengths and strides in elements.
+struct Params {
+  arch::TensorMap q;  // [batch, q_heads, q_len, head_dim], boxes of 64 rows x 64 columns
+  arch::TensorMap k;  // [batch, kv_heads, kv_len, head_dim], boxes of kBlockKeys rows x 64 columns
+  arch::TensorMap v;  // [batch, kv_heads, kv_len, v_head_dim], boxes as k's
+  // 0 where the tensor repeats along that dimension (its stride is 0), else 1.
+  int32_t q_head_step, q_batch_step, k_head_step, k_batch_step, v_head_step, v_batch_step;
+
+  void* out;  // [batch, q_heads, q_len, v_head_dim], rows 16-byte aligned
+  int64_t out_batch_stride, out_head_stride, out_row_stride;
+  float* lse;  // [batch, q_heads, q_len], natural log; null = not wanted
+
+  int32_t q_heads, q_heads_per_kv_head, q_len, v_head_dim;
+  float scale_log2;  // scale * log2(e); not used where scores are transformed
+  tile::Visibility visibility;
+  tile::BlockLists lists;
+  tile::ScoreTransform transform;
+  tile::MaskTensor mask;
+  tile::Schedule schedule;
+};
+
+constexpr int kSharedPerMultiprocessor = 228 * 1024;
+constexpr int kSharedReservedPerCta = 1024;  // the system's
+
+constexpr int round_up(int value, int multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// The sizes that decide everything else. head_dim: columns of Q and K that are multiplied (a
+// multiple of 16); v_head_dim: columns of O (an N of wgmma). Both may exceed the problem's: the
+// copy engine fills in zeros. consumers: warpgroups of 64 query rows each. A tile of kv_tile keys
+// is gathered from kv_tile / block_keys places of K and V.
+struct Shape {
+  int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0;
+
+  constexpr bool operator==(const Shape&) const = default;
+  constexpr int q_tile() const { return 64 * consumers; }
+  constexpr int threads() const { return (1 + consumers) * arch::kWarpgroupThreads; }
+  constexpr int blocks() const { return kv_tile / block_keys; }
+  constexpr int qk_columns() const { return round_up(head_dim, arch::kSwizzleElements); }  // stored
+  constexpr int v_columns() const { return round_up(v_head_dim, arch::kSwizzleElements); }
+  constexpr int q_bytes() const { return q_tile() * qk_columns() * 2; }
+  constexpr int stage_bytes() const {
+    return kv_tile * (qk_columns() > v_columns() ? qk_columns() : v_columns()) * 2;
+  }
+  constexpr int bookkeeping_bytes() const { return blocks() <= 2 ? 1024 : 2048; }
+  constexpr int stages_if(int ctas) const {
+    const int room =
+        kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() - bookkeeping_bytes();
+    return room / stage_bytes() < 8 ? room / stage_bytes() : 8;
+  }
+  // One consumer leaves room for a second CTA on the multiprocessor, if the ring stays long enough.
+  constexpr int ctas_per_multiprocessor() const {
+    return consumers == 1 && stages_if(2) >= 3 ? 2 : 1;
+  }
+  constexpr int stages() const { return stages_if(ctas_per_multiprocessor()); }
+  constexpr int shared_bytes() const {
+    return q_bytes() + stages() * stage_bytes() + bookkeeping_bytes();
+  }
+};
+
+// Registers per thread by role, for setmaxnreg: 64 Ki registers of a multiprocessor, dealt out in
+// warpgroups. Equal numbers: nothing is reassigned.
+struct RegisterBudget {
+  int producer, consumer;
+};
+constexpr RegisterBudget registers_for(const Shape& shape) {
+  return shape.consumers == 3                   ? RegisterBudget{32, 160}
+         : shape.consumers == 2                 ? RegisterBudget{24, 240}
+         : shape.ctas_per_multiprocessor() == 2 ? RegisterBudget{40, 216}
+                                                : RegisterBudget{255, 255};
+}
+
+// kTransform: scores are scaled (and soft-capped) one by one, which attn_mask and scales <= 0 need.
+template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
+          int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
+          tile::MaskType kMaskValue = tile::MaskType::kNone, int kPolynomialQuartersValue = 0>
+struct Config {
+  using Params = attention_forward::Params;
+
+  static constexpr arch::Element kElement = kElementValue;
+  static constexpr int kHeadDim = kHeadDimValue;
+  static constexpr int kVHeadDim = kVHeadDimValue;
+  static constexpr int kConsumers = kConsumersValue;
+  static constexpr int kKvTile = kKvTileValue;
+  static constexpr int kBlockKeys = kBlockKeysValue;
+  static constexpr bool kTransform = kTransformValue;
+  static constexpr tile::MaskType kMask = kMaskValue;
+  static constexpr int kPolynomialQuarters = kPolynomialQuartersValue;
+
+  // Roles: warpgroup 0 copies (one thread of it), warpgroups 1.. multiply.
+  static constexpr Shape kShape{kHeadDim, kVHeadDim, kConsumers, kKvTile, kBlockKeys};
+  static constexpr int kThreads = kShape.threads();
+  static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
+  static constexpr RegisterBudget kRegisters = registers_for(kShape);
+
+  static constexpr int kQTile = kShape.q_tile();
+  static constexpr int kBlocks = kShape.blocks();
+  static constexpr int kQKColumns = kShape.qk_columns();
+  static constexpr int kVColumns = kShape.v_columns();
+  static constexpr int kStages = kShape.stages();
+  static constexpr int kQBytes = kShape.q_bytes();
+  static constexpr int kKBytes = kKvTile * kQKColumns * 2;
+  static constexpr int kVBytes = kKvTile * kVColumns * 2;
+
+  static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256 && kVHeadDim <= 256);
+  static_assert(kKvTile % 16 == 0 && kKvTile % kBlockKeys == 0 && kBlockKeys % 16 == 0);
+  static_assert(kMask == tile::MaskType::kNone || kTransform, "attn_mask adds to scaled scores");
+  static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
+  static_assert(kRegisters.producer == 255 ||
+                kMinBlocks * (kRegisters.producer + kConsumers * kRegisters.consumer) * 128 <=
+                    64 * 1024);
+  // Scores, packed weights and O of a thread, and 40 registers for the rest.
+  static_assert(kKvTile / 2 + kKvTile / 4 + kVHeadDim / 2 + 32 <= kRegisters.consumer);
+
+  // The ring carries K and V tiles alternately, in the order of their use: K0 K1 V0 K2 V1 ...
+  struct SharedMemory {
+    alignas(1024) uint16_t q[kQBytes / 2];  // [kQKColumns / 64][kQTile][64], swizzled
+    alignas(
+        1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
+    tile::TileRecord<kBlocks> records[kStages];                    // where the stage holds K
+    int32_t task_has_tiles;
+    arch::Barrier q_ready, q_free;
+    arch::Barrier stage_ready[kStages], stage_free[kStages];
+  };
+  static constexpr int kSharedBytes = kShape.shared_bytes();
+  static_assert(sizeof(SharedMemory) <= kSharedBytes);
+  static_assert(kMinBlocks * (kSharedBytes + kSharedReservedPerCta) <= kSharedPerMultiprocessor);
+};
+
+}  // namespace bsk::sm90::attention_forward

@@ -1,0 +1,350 @@
+// Attention forward for long sequences on Hopper: one warpgroup copies, one to three multiply.
+// DESIGN.md beside this has the picture. Compiled and emulated; never yet run on a GPU.
+#pragma once
+
+#include "src/cuda/arch/barrier.cuh"
+#include "src/cuda/arch/core.cuh"
+#include "src/cuda/arch/numerics.cuh"
+#include "src/cuda/arch/tma.cuh"
+#include "src/cuda/arch/wgmma.cuh"
+#include "src/cuda/sm90/attention_forward/config.h"
+#include "src/cuda/tile/block_list.cuh"
+#include "src/cuda/tile/fragment.cuh"
+#include "src/cuda/tile/mask.cuh"
+#include "src/cuda/tile/online_softmax.cuh"
+#include "src/cuda/tile/products.cuh"
+#include "src/cuda/tile/ring.cuh"
+#include "src/cuda/tile/scheduler.cuh"
+#include "src/cuda/tile/store_rows.cuh"
+
+namespace bsk::sm90::attention_forward {
+
+// Named barriers: 0 is the block's; consumer w may issue its products when barrier 1 + w completes.
+constexpr int kTurnBarrier = 1;
+
+struct Coordinates {
+  int batch, q_head, kv_head, first_row, last_row;  // rows of the tile that exist
+};
+
+template <class Config>
+__device__ __forceinline__ Coordinates coordinates_of(const Params& params, int task_number) {
+  const tile::Task task = tile::task_of(params.schedule, task_number);
+  const int batch = task.head / params.q_heads;
+  const int q_head = task.head - batch * params.q_heads;
+  const int first_row = task.q_tile * Config::kQTile;
+  const int end_row = first_row + Config::kQTile;
+  return {batch, q_head, q_head / params.q_heads_per_kv_head, first_row,
+          (end_row < params.q_len ? end_row : params.q_len) - 1};
+}
+
+// --- Producer: one thread ------------------------------------------------------------------------
+
+template <class Config>
+struct Producer {
+  using SharedMemory = typename Config::SharedMemory;
+  using Record = tile::TileRecord<Config::kBlocks>;
+
+  SharedMemory& shared;
+  const Params& params;
+  tile::RingPosition<Config::kStages> ring;
+
+  // Gathers the next tile's blocks; false when none is left.
+  __device__ __forceinline__ bool gather(tile::KeyBlockWalk<Config::kBlockKeys>& walk,
+                                         Record& record) {
+    const bool found = walk.next(record.blocks[0]);
+#pragma unroll
+    for (int b = 1; b < Config::kBlocks; ++b) walk.next(record.blocks[b]);
+    return found;
+  }
+
+  __device__ __forceinline__ arch::Barrier& acquire_stage() {
+    arch::barrier_wait(shared.stage_free[ring.stage], ring.parity ^ 1);
+    return shared.stage_ready[ring.stage];
+  }
+
+  __device__ __forceinline__ void load_blocks(const arch::TensorMap& map, arch::Barrier& ready,
+                                              const Record& record, int columns, int head,
+                                              int batch) {
+    for (int column = 0; column < columns; column += arch::kSwizzleElements) {
+#pragma unroll
+      for (int b = 0; b < Config::kBlocks; ++b) {
+        uint16_t* const destination = shared.stages[ring.stage] + column * Config::kKvTile +
+                                      b * Config::kBlockKeys * arch::kSwizzleElements;
+        arch::load_tile(map, ready, destination, column, record.blocks[b].first_key, head, batch,
+                        arch::CacheHint::kEvictLast);
+      }
+    }
+    ring.advance();
+  }
+
+  __device__ __forceinline__ void load_k(const Coordinates& at, const Record& record) {
+    arch::Barrier& ready = acquire_stage();
+    shared.records[ring.stage] = record;
+    arch::barrier_arrive_and_expect(ready, Config::kKBytes);
+    load_blocks(params.k, ready, record, Config::kQKColumns, at.kv_head * params.k_head_step,
+                at.batch * params.k_batch_step);
+  }
+
+  __device__ __forceinline__ void load_v(const Coordinates& at, const Record& record) {
+    arch::Barrier& ready = acquire_stage();
+    arch::barrier_arrive_and_expect(ready, Config::kVBytes);
+    load_blocks(params.v, ready, record, Config::kVColumns, at.kv_head * params.v_head_step,
+                at.batch * params.v_batch_step);
+  }
+
+  __device__ __forceinline__ void load_q(const Coordinates& at) {
+    arch::barrier_arrive_and_expect(shared.q_ready, Config::kQBytes);
+    for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
+#pragma unroll
+      for (int row = 0; row < Config::kQTile; row += 64) {
+        arch::load_tile(params.q, shared.q_ready,
+                        shared.q + column * Config::kQTile + row * arch::kSwizzleElements, column,
+                        at.first_row + row, at.q_head * params.q_head_step,
+                        at.batch * params.q_batch_step, arch::CacheHint::kEvictFirst);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    uint32_t q_parity = 1;  // the first wait finds Q's place free
+    for (int round = 0;; ++round) {
+      const int task = tile::task_index(round, arch::block_index(), arch::grid_size());
+      if (task >= params.schedule.tasks) break;
+      const Coordinates at = coordinates_of<Config>(params, task);
+      tile::KeyBlockWalk<Config::kBlockKeys> walk(
+          params.lists, params.visibility,
+          tile::keys_of_any_row(params.visibility, at.first_row, at.last_row), at.batch, at.q_head,
+          at.first_row);
+      Record current, following;
+      const bool any = gather(walk, current);
+      current.has_next = any && gather(walk, following);
+      // K before Q: it may already arrive while the task before still reads its Q.
+      if (any) load_k(at, current);
+      arch::barrier_wait(shared.q_free, q_parity);
+      q_parity ^= 1;
+      shared.task_has_tiles = any;
+      if (!any) {
+        arch::barrier_arrive(shared.q_ready);
+        continue;
+      }
+      load_q(at);
+      while (current.has_next) {
+        Record after;
+        following.has_next = gather(walk, after);
+        load_k(at, following);
+        load_v(at, current);
+        current = following;
+        following = after;
+      }
+      load_v(at, current);
+    }
+  }
+};
+
+// --- Consumer: one warpgroup, 64 query rows ------------------------------------------------------
+
+template <class Config>
+struct Consumer {
+  using SharedMemory = typename Config::SharedMemory;
+  using Record = tile::TileRecord<Config::kBlocks>;
+  static constexpr int kScores = Config::kKvTile / 2;  // registers
+  static constexpr int kOutputs = Config::kVHeadDim / 2;
+  static constexpr int kNoStage = -1;
+
+  SharedMemory& shared;
+  const Params& params;
+  const int warpgroup;  // 0 .. kConsumers - 1
+  tile::RingPosition<Config::kStages> ring;
+
+  __device__ __forceinline__ int wait_stage() {
+    const int stage = ring.stage;
+    arch::barrier_wait(shared.stage_ready[stage], ring.parity);
+    ring.advance();
+    return stage;
+  }
+  __device__ __forceinline__ void arrive_once_per_warp(arch::Barrier& barrier) {
+    if (tile::lane_index() == 0) arch::barrier_arrive(barrier);
+  }
+
+  // Products of one warpgroup are not interleaved with another's: while one multiplies, the others
+  // do their softmax.
+  __device__ __forceinline__ void wait_turn() {
+    if constexpr (Config::kConsumers > 1) {
+      arch::named_barrier_sync(kTurnBarrier + warpgroup, 2 * arch::kWarpgroupThreads);
+    }
+  }
+  __device__ __forceinline__ void pass_turn() {
+    if constexpr (Config::kConsumers > 1) {
+      const int next = warpgroup + 1 < Config::kConsumers ? warpgroup + 1 : 0;
+      arch::named_barrier_arrive(kTurnBarrier + next, 2 * arch::kWarpgroupThreads);
+    }
+  }
+
+  __device__ __forceinline__ void issue_qk(float (&s)[kScores], int stage) {
+    tile::issue_qk<Config::kElement, Config::kHeadDim, Config::kQTile, Config::kKvTile>(
+        s, shared.q + warpgroup * 64 * arch::kSwizzleElements, shared.stages[stage]);
+  }
+  __device__ __forceinline__ void issue_pv(float (&o)[kOutputs], const uint32_t (&p)[kScores / 2],
+                                           int stage) {
+    tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p,
+                                                                         shared.stages[stage]);
+  }
+
+  // Scores to weights.
+  __device__ __forceinline__ void softmax(float (&s)[kScores], const Record& record,
+                                          const Coordinates& at, tile::SoftmaxRows& rows,
+                                          float (&correction)[tile::kRowsPerThread]) {
+    const int warpgroup_row = at.first_row + warpgroup * 64;
+    const int first_row = warpgroup_row + tile::fragment_row();
+    if constexpr (Config::kTransform) tile::transform_scores(s, params.transform);
+    if constexpr (Config::kMask != tile::MaskType::kNone) {
+      tile::apply_mask_tensor<Config::kMask, Config::kBlockKeys, Config::kBlocks>(
+          s, record, params.mask,
+          at.batch * params.mask.batch_stride + at.q_head * params.mask.head_stride, first_row,
+          params.q_len, params.visibility.kv_len);
+    }
+    const tile::KeyRange every =
+        tile::keys_of_every_row(params.visibility, warpgroup_row, warpgroup_row + 63);
+    if (!tile::fully_visible<Config::kBlockKeys>(record, every)) {
+      tile::remove_pairs<Config::kBlockKeys, Config::kBlocks>(
+          s, record, params.visibility, first_row, first_row & (params.lists.block_q - 1),
+          params.lists.block_k);
+    }
+    tile::update_softmax<kScores / 4, Config::kPolynomialQuarters>(
+        s, Config::kTransform ? 1.0f : params.scale_log2, rows, correction);
+  }
+
+  __device__ __forceinline__ void store(const float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                        const Coordinates& at) {
+    tile::finish_sums(rows);
+    float factor[tile::kRowsPerThread];
+    const int first_row = at.first_row + warpgroup * 64;
+#pragma unroll
+    for (int r = 0; r < tile::kRowsPerThread; ++r) {
+      factor[r] = rows.sum[r] == 0.0f ? 0.0f : 1.0f / rows.sum[r];
+      const int row = first_row + tile::fragment_row() + 8 * r;
+      if (params.lse != nullptr && tile::lane_index() % 4 == 0 && row < params.q_len) {
+        params.lse[(static_cast<int64_t>(at.batch) * params.q_heads + at.q_head) * params.q_len +
+                   row] = tile::log_sum_exp(rows.maximum[r], rows.sum[r]);
+      }
+    }
+    uint16_t* const out = static_cast<uint16_t*>(params.out) + at.batch * params.out_batch_stride +
+                          at.q_head * params.out_head_stride + first_row * params.out_row_stride;
+    tile::store_rows<Config::kElement>(o, factor, out, params.out_row_stride,
+                                       params.q_len - first_row, params.v_head_dim);
+  }
+
+  // Completes the tile before: its P V is in O, its V's stage is free, and this tile's weights take
+  // its place as the operand of the next product.
+  __device__ __forceinline__ void settle(float (&o)[kOutputs], float (&s)[kScores],
+                                         uint32_t (&p)[kScores / 2],
+                                         const float (&correction)[tile::kRowsPerThread],
+                                         int v_stage) {
+    arch::mma_wait<0>();
+    arch::mma_fence_registers(o);
+    arch::mma_fence_registers(s);
+    if (v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[v_stage]);
+    tile::rescale(o, correction);
+    tile::pack_weights<Config::kElement>(s, p);
+  }
+
+  // One tile of queries against all its keys: QK of the next tile is issued before PV of this one.
+  __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                          const Coordinates& at) {
+    float s[kScores];
+    uint32_t p[kScores / 2];
+    float correction[tile::kRowsPerThread];
+
+    int k_stage = wait_stage(), v_stage = kNoStage;
+    Record record = shared.records[k_stage];
+    issue_qk(s, k_stage);
+    arch::mma_wait<0>();
+    for (;;) {
+      arch::mma_fence_registers(s);
+      arrive_once_per_warp(shared.stage_free[k_stage]);
+      softmax(s, record, at, rows, correction);
+      // The wait for K stands between the softmax and the wait for P V on purpose: its loop ends
+      // the basic block, and without it ptxas lifts the second wait above the softmax that P V is
+      // to run under.
+      const bool more = record.has_next;
+      if (more) {
+        k_stage = wait_stage();
+        record = shared.records[k_stage];
+      }
+      settle(o, s, p, correction, v_stage);
+      if (!more) break;
+      wait_turn();
+      issue_qk(s, k_stage);
+      v_stage = wait_stage();
+      issue_pv(o, p, v_stage);
+      pass_turn();
+      arch::mma_wait<1>();
+    }
+    arrive_once_per_warp(shared.q_free);
+
+    v_stage = wait_stage();
+    issue_pv(o, p, v_stage);
+    arch::mma_wait<0>();
+    arch::mma_fence_registers(o);
+    arrive_once_per_warp(shared.stage_free[v_stage]);
+  }
+
+  __device__ __forceinline__ void run() {
+    uint32_t q_parity = 0;
+    if (warpgroup == Config::kConsumers - 1) pass_turn();  // the first turn is warpgroup 0's
+    for (int round = 0;; ++round) {
+      const int task = tile::task_index(round, arch::block_index(), arch::grid_size());
+      if (task >= params.schedule.tasks) break;
+      const Coordinates at = coordinates_of<Config>(params, task);
+      float o[kOutputs];
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
+      tile::SoftmaxRows rows;
+      rows.reset();
+      arch::barrier_wait(shared.q_ready, q_parity);
+      q_parity ^= 1;
+      if (shared.task_has_tiles) {
+        compute(o, rows, at);
+      } else {
+        arch::sync_warp();  // every lane has read the flag
+        arrive_once_per_warp(shared.q_free);
+      }
+      store(o, rows, at);
+    }
+    if (warpgroup == 0) wait_turn();  // the last pass leaves no barrier half full
+  }
+};
+
+template <class Config>
+__device__ __forceinline__ void attention_forward(const Params& params) {
+  using SharedMemory = typename Config::SharedMemory;
+  SharedMemory& shared = *static_cast<SharedMemory*>(arch::shared_memory());
+  const int warpgroup = tile::warpgroup_index();
+  constexpr bool kReassign = Config::kRegisters.producer < Config::kRegisters.consumer;
+
+  if (arch::thread_index() == 0) {
+    arch::prefetch_tensor_map(params.q);
+    arch::prefetch_tensor_map(params.k);
+    arch::prefetch_tensor_map(params.v);
+    constexpr int kConsumerWarps = 4 * Config::kConsumers;
+    arch::barrier_init(shared.q_ready, 1);
+    arch::barrier_init(shared.q_free, kConsumerWarps);
+    for (int stage = 0; stage < Config::kStages; ++stage) {
+      arch::barrier_init(shared.stage_ready[stage], 1);
+      arch::barrier_init(shared.stage_free[stage], kConsumerWarps);
+    }
+    arch::fence_barrier_init();
+  }
+  arch::sync_block();
+  arch::wait_for_previous_grid();
+
+  if (warpgroup == 0) {
+    if constexpr (kReassign) arch::decrease_registers<Config::kRegisters.producer>();
+    if (arch::thread_index() == 0) Producer<Config>{shared, params, {}}.run();
+  } else {
+    if constexpr (kReassign) arch::increase_registers<Config::kRegisters.consumer>();
+    Consumer<Config>{shared, params, warpgroup - 1, {}}.run();
+  }
+}
+
+}  // namespace bsk::sm90::attention_forward

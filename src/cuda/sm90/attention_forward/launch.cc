@@ -1,0 +1,238 @@
+// Host side of the throughput kernel. See launch.h.
+#include "src/cuda/sm90/attention_forward/launch.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "src/cuda/host/launch.h"
+#include "src/cuda/sm90/problem.h"
+
+namespace bsk::sm90::attention_forward {
+namespace {
+
+// Bytes of K and V that a group of heads may keep in L2 together (50 MB on H100 and H200, which
+// also hold Q, O and what other kernels left).
+constexpr int64_t kL2ShareBytes = int64_t{24} << 20;
+
+int tile_columns(int64_t head_dim) {  // the widths for which wgmma and the tiles are instantiated
+  for (const int columns : {32, 64, 96, 128, 192}) {
+    if (head_dim <= columns) return columns;
+  }
+  return 256;
+}
+
+tile::MaskType mask_type(const AttentionProblem& problem) {
+  if (problem.mask_kind == MaskKind::kNone) return tile::MaskType::kNone;
+  switch (problem.mask.dtype) {
+    case DataType::kBool: return tile::MaskType::kBool;
+    case DataType::kFloat16: return tile::MaskType::kFloat16;
+    case DataType::kBFloat16: return tile::MaskType::kBFloat16;
+    default: return tile::MaskType::kFloat32;
+  }
+}
+
+// Query rows of the multiprocessor that has most, with tiles of `consumers` warpgroups.
+int64_t busiest_rows(const AttentionProblem& problem, int consumers, int multiprocessors) {
+  const int64_t rows = 64 * consumers;
+  const int64_t tasks = (problem.q_len() + rows - 1) / rows * problem.q_heads() * problem.batch();
+  return (tasks + multiprocessors - 1) / multiprocessors * rows;
+}
+
+cuda::KernelRequest request(const ConfigChoice& choice) {
+  return {choice.name(), "src/cuda/sm90/attention_forward/kernel.cuh",
+          "bsk::sm90::attention_forward::attention_forward", choice.type_name(), "90a"};
+}
+
+}  // namespace
+
+std::string ConfigChoice::type_name() const {
+  static const char* const masks[] = {"kNone", "kBool", "kFloat16", "kBFloat16", "kFloat32"};
+  std::string text = "bsk::sm90::attention_forward::Config<";
+  text += element_type_name(element);
+  for (const int value :
+       {shape.head_dim, shape.v_head_dim, shape.consumers, shape.kv_tile, shape.block_keys}) {
+    text.append(", ").append(std::to_string(value));
+  }
+  text += transform ? ", true" : ", false";
+  text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
+  return text + ", " + std::to_string(polynomial_quarters) + ">";
+}
+
+std::string ConfigChoice::name() const {
+  static const char* const masks[] = {"", "_bool_mask", "_fp16_mask", "_bf16_mask", "_fp32_mask"};
+  std::string text = "sm90_attention_forward_d" + std::to_string(shape.head_dim);
+  if (shape.v_head_dim != shape.head_dim) text.append("v").append(std::to_string(shape.v_head_dim));
+  text += std::string("_") + element_name(element) + "_q" + std::to_string(shape.q_tile()) + "k" +
+          std::to_string(shape.kv_tile);
+  if (shape.block_keys != shape.kv_tile)
+    text.append("_block").append(std::to_string(shape.block_keys));
+  if (transform && mask == tile::MaskType::kNone) text += "_scores";
+  return text + masks[static_cast<int>(mask)];
+}
+
+std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device) {
+  std::vector<std::string> found = common_reasons(problem, device);
+  const auto need = [&found](bool holds, const std::string& reason) {
+    if (!holds) found.push_back(reason);
+  };
+  if (problem.block_mask.present) {
+    need(problem.block_mask.block_q == 64 || problem.block_mask.block_q == 128,
+         "needs block_mask's query blocks of 64 or 128");
+    const int block_k = problem.block_mask.block_k;
+    need(block_k == 16 || block_k == 32 || block_k == 64 || block_k == 128,
+         "needs block_mask's key blocks of 16, 32, 64 or 128");
+    need(problem.block_mask.heads == 1 || problem.q_heads() % problem.block_mask.heads == 0,
+         "needs block_mask's heads to divide q_heads");
+  }
+  return found;
+}
+
+ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors) {
+  ConfigChoice choice;
+  choice.element = element_of(problem);
+  choice.shape.head_dim = tile_columns(problem.head_dim());
+  choice.shape.v_head_dim = tile_columns(problem.v_head_dim());
+  choice.mask = mask_type(problem);
+  choice.transform =
+      choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 || !(problem.scale > 0.0);
+  const BlockMaskLayout& lists = problem.block_mask;
+  const int widest = std::max(choice.shape.head_dim, choice.shape.v_head_dim);
+  if (lists.present) {
+    choice.shape.consumers = lists.block_q / 64;
+  } else {
+    // Three warpgroups where scores, weights and O of a thread fit in 160 registers.
+    choice.shape.consumers = widest <= 64 && !choice.transform ? 3 : 2;
+    // Time goes with the rows that the busiest multiprocessor computes; at equal rows the larger
+    // tile reads K and V less often.
+    if (choice.shape.consumers == 3 &&
+        busiest_rows(problem, 2, multiprocessors) < busiest_rows(problem, 3, multiprocessors)) {
+      choice.shape.consumers = 2;
+    }
+  }
+  // 64 keys where 128 would not fit in a thread's registers (attn_mask needs some for itself).
+  const bool masked = choice.mask != tile::MaskType::kNone;
+  choice.shape.kv_tile =
+      widest > 192 || (widest > 128 && choice.shape.consumers == 1) || (widest > 64 && masked)
+          ? 64
+          : 128;
+  choice.shape.block_keys =
+      lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
+  return choice;
+}
+
+AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
+  const ConfigChoice choice = choose_config(problem, device.multiprocessors);
+  const int64_t q_tiles = (problem.q_len() + choice.shape.q_tile() - 1) / choice.shape.q_tile();
+  const int64_t tasks = q_tiles * problem.q_heads() * problem.batch();
+  AttentionPlan plan;
+  plan.kernel = &kKernel;
+  plan.config = choice.name();
+  plan.q_tile = choice.shape.q_tile();
+  plan.kv_tile = choice.shape.kv_tile;
+  plan.tasks =
+      std::min<int64_t>(tasks, device.multiprocessors * choice.shape.ctas_per_multiprocessor());
+  plan.threads = choice.shape.threads();
+  plan.shared_bytes = choice.shape.shared_bytes();
+  return plan;
+}
+
+Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
+                   const ConfigChoice& choice) {
+  Params params{};
+  fill_common(problem, buffers, params);
+  if (problem.block_mask.present) {
+    const BlockMaskLayout& layout = problem.block_mask;
+    tile::BlockLists& lists = params.lists;
+    lists.full_counts = buffers.block_mask.full_counts;
+    lists.full_indices = buffers.block_mask.full_indices;
+    if (layout.partial_width > 0) {
+      lists.partial_counts = buffers.block_mask.partial_counts;
+      lists.partial_indices = buffers.block_mask.partial_indices;
+      lists.partial_bits = buffers.block_mask.partial_bits;
+    }
+    lists.block_q = layout.block_q;
+    lists.block_k = layout.block_k;
+    lists.full_width = static_cast<int32_t>(layout.full_width);
+    lists.partial_width = static_cast<int32_t>(layout.partial_width);
+    lists.batch_stride =
+        layout.batch == 1 ? 0 : static_cast<int32_t>(layout.heads * layout.q_blocks);
+    lists.head_stride = layout.heads == 1 ? 0 : static_cast<int32_t>(layout.q_blocks);
+    lists.heads_per_list =
+        static_cast<int32_t>(problem.q_heads() / std::max<int64_t>(layout.heads, 1));
+  }
+  params.transform = {static_cast<float>(problem.scale), static_cast<float>(problem.softcap)};
+  if (problem.mask_kind != MaskKind::kNone) {
+    const auto stride = [&problem](int i) {
+      return problem.mask.shape[i] == 1 ? 0 : problem.mask.stride[i];
+    };
+    params.mask = {buffers.mask, stride(0), stride(1), stride(2), stride(3)};
+  }
+
+  tile::Schedule& schedule = params.schedule;
+  schedule.q_tiles =
+      static_cast<int32_t>((problem.q_len() + choice.shape.q_tile() - 1) / choice.shape.q_tile());
+  schedule.heads = static_cast<int32_t>(problem.batch() * problem.q_heads());
+  schedule.tasks = schedule.q_tiles * schedule.heads;
+  schedule.longest_first = problem.causal != Causal::kNone;
+  if (schedule.longest_first) {
+    const int64_t kv_head_bytes =
+        2 * problem.kv_len() * (problem.head_dim() + problem.v_head_dim());
+    const int64_t kv_heads =
+        std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes, 1));
+    schedule.heads_per_group = static_cast<int32_t>(
+        std::min<int64_t>(schedule.heads, kv_heads * params.q_heads_per_kv_head));
+  }
+  return params;
+}
+
+std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
+                                                    const ConfigChoice& choice) {
+  return {tensor_map_spec("q", problem.q, 64),
+          tensor_map_spec("k", problem.k, choice.shape.block_keys),
+          tensor_map_spec("v", problem.v, choice.shape.block_keys)};
+}
+
+void launch(const AttentionProblem& problem, const AttentionPlan& plan,
+            const AttentionBuffers& buffers) {
+  if (plan.tasks == 0) return;
+  // The plan's tile size tells which of the configurations for this problem it chose.
+  ConfigChoice choice = choose_config(problem, 1);
+  choice.shape.consumers = plan.q_tile / 64;
+  Params params = make_params(problem, buffers, choice);
+  encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
+  cuda::LaunchShape shape;
+  shape.grid[0] = static_cast<uint32_t>(plan.tasks);
+  shape.threads = static_cast<uint32_t>(plan.threads);
+  shape.shared_bytes = plan.shared_bytes;
+  shape.programmatic_dependent_launch = true;
+  cuda::launch(cuda::device_kernel(request(choice)), problem.q.device_index, buffers.stream, shape,
+               params);
+}
+
+const Kernel kKernel = {"sm90_attention_forward",
+                        "Hopper, any length: copies and products in different warps (compiled and "
+                        "emulated, never yet run on a GPU)",
+                        reasons,
+                        make_plan,
+                        launch,
+                        /*only_when_forced=*/true};
+
+std::vector<cuda::KernelRequest> documented_requests() {
+  std::vector<cuda::KernelRequest> requests;
+  for (const arch::Element element : {arch::Element::kFloat16, arch::Element::kBFloat16}) {
+    for (const int columns : {64, 128}) {
+      ConfigChoice choice{element, {columns, columns, columns == 64 ? 3 : 2, 128, 128}};
+      requests.push_back(request(choice));
+      choice.shape.consumers = 2;
+      if (columns == 64) requests.push_back(request(choice));  // block masks
+      choice.shape.block_keys = 64;
+      for (const int consumers : {1, 2}) {
+        choice.shape.consumers = consumers;
+        requests.push_back(request(choice));
+      }
+    }
+  }
+  return requests;
+}
+
+}  // namespace bsk::sm90::attention_forward

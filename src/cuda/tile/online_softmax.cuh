@@ -1,0 +1,124 @@
+// Softmax over scores that arrive tile by tile (Milakov and Gimelshein, arXiv 1805.02867; Dao et
+// al., FlashAttention), for the fragments of a 64-row tile: each thread has two rows and shares
+// each with the three other lanes of its quad.
+//
+// Everything is in base 2: weight = exp2(score * scale_log2 - maximum), scale_log2 = scale * log2
+// e. The maximum only needs to be near: it follows the true one when that has grown by more than
+// kLazyMargin, so most tiles leave O as it is. A weight is then at most 2^kLazyMargin, far from
+// overflow in fp16, and the margin decides per row, so that a row's bits depend on its own scores.
+#pragma once
+
+#include "src/cuda/arch/core.cuh"
+#include "src/cuda/arch/numerics.cuh"
+
+namespace bsk::tile {
+
+constexpr float kMinusInfinity = -__builtin_huge_valf();
+constexpr float kLazyMargin = 8.0f;  // log2
+constexpr int kRowsPerThread = 2;
+
+struct SoftmaxRows {
+  float maximum[kRowsPerThread];  // in log2 units; -inf while nothing was visible
+  float sum[kRowsPerThread];      // of this thread's columns; the quad's when finished
+
+  __device__ __forceinline__ void reset() {
+    maximum[0] = maximum[1] = kMinusInfinity;
+    sum[0] = sum[1] = 0.0f;
+  }
+};
+
+template <class Combine>
+__device__ __forceinline__ float across_quad(float value, Combine combine) {
+  value = combine(value, arch::shuffle_xor(value, 1));
+  return combine(value, arch::shuffle_xor(value, 2));
+}
+
+// exp2 without the exponential unit, for x <= kLazyMargin: 2^x = 2^round(x) * p(x - round(x)), p of
+// degree 3 with relative error 1e-4, below fp16's and bf16's spacing (coefficients: minimax with
+// p(0) = 1, so that exp2(-inf) is exactly 0).
+__device__ __forceinline__ float exp2_polynomial(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  x = arch::maximum(x, -127.0f);
+  const float rounded = x + kRound;
+  const float fraction = x - (rounded - kRound);
+  float p = arch::fused_multiply_add(0.05550411f, fraction, 0.24022651f);
+  p = arch::fused_multiply_add(p, fraction, 0.69314718f);
+  p = arch::fused_multiply_add(p, fraction, 1.0f);
+  return arch::bits_float(arch::float_bits(p) + (arch::float_bits(rounded) << 23));
+}
+
+// Turns scores into weights in place, updates the rows, and leaves in `correction` the factor by
+// which earlier weights (and O) must be multiplied. kPolynomialQuarters of every
+// four columns take the polynomial instead of the exponential unit: always the same ones.
+template <int kGroups, int kPolynomialQuarters>
+__device__ __forceinline__ void update_softmax(float (&scores)[4 * kGroups], float scale_log2,
+                                               SoftmaxRows& rows,
+                                               float (&correction)[kRowsPerThread]) {
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) {
+    float highest[2] = {scores[2 * r], scores[2 * r + 1]};  // two chains
+#pragma unroll
+    for (int j = 1; j < kGroups; ++j) {
+      highest[0] = arch::maximum(highest[0], scores[4 * j + 2 * r]);
+      highest[1] = arch::maximum(highest[1], scores[4 * j + 2 * r + 1]);
+    }
+    const float highest_log2 =
+        scale_log2 * across_quad(arch::maximum(highest[0], highest[1]),
+                                 [](float a, float b) { return arch::maximum(a, b); });
+    const float before = rows.maximum[r];
+    // Written so that a NaN is taken over.
+    const float now = highest_log2 <= before + kLazyMargin ? before : highest_log2;
+    // While a row has seen nothing its maximum is -inf; 0 stands in so that no inf - inf arises.
+    const float subtract = now == kMinusInfinity ? 0.0f : now;
+    correction[r] = now == before ? 1.0f : arch::exp2_approx(before - subtract);
+    rows.maximum[r] = now;
+    float sums[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& score = scores[4 * j + 2 * r + c];
+        const float exponent = arch::fused_multiply_add(score, scale_log2, -subtract);
+        const bool polynomial = j % 2 * 2 + c >= 4 - kPolynomialQuarters;
+        score = polynomial ? exp2_polynomial(exponent) : arch::exp2_approx(exponent);
+        sums[c] += score;
+      }
+    }
+    rows.sum[r] = arch::fused_multiply_add(rows.sum[r], correction[r], sums[0] + sums[1]);
+  }
+}
+
+// Multiplies O's rows by `correction`; skipped when no lane of the warp needs it.
+template <int kCount>
+__device__ __forceinline__ void rescale(float (&o)[kCount],
+                                        const float (&correction)[kRowsPerThread]) {
+  if (!arch::warp_any(correction[0] != 1.0f || correction[1] != 1.0f)) return;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) o[i] *= correction[i % 4 / 2];
+}
+
+// Completes the sums over the quad.
+__device__ __forceinline__ void finish_sums(SoftmaxRows& rows) {
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) {
+    rows.sum[r] = across_quad(rows.sum[r], [](float a, float b) { return a + b; });
+  }
+}
+
+// Natural log of the sum of exponentials of a row; -inf where nothing was visible.
+__device__ __forceinline__ float log_sum_exp(float maximum_log2, float sum) {
+  constexpr float kLn2 = 0.693147180559945f;
+  return sum == 0.0f ? kMinusInfinity : (maximum_log2 + arch::log2_approx(sum)) * kLn2;
+}
+
+// Weights as the A operand of the second product, in pairs: the accumulator's layout is A's.
+template <arch::Element kElement, int kCount>
+__device__ __forceinline__ void pack_weights(const float (&weights)[kCount],
+                                             uint32_t (&packed)[kCount / 2]) {
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i) {
+    packed[i] = arch::pack<kElement>(weights[2 * i], weights[2 * i + 1]);
+  }
+}
+
+}  // namespace bsk::tile

@@ -1,0 +1,69 @@
+// What a launch tells the kernels, and what their threads tell each other: plain data, readable on
+// the host.
+#pragma once
+
+#include "src/cuda/arch/types.h"
+
+namespace bsk::tile {
+
+// Query i sees key j when max(0, i + first) <= j < min(kv_len, i + end). Without causal mask and
+// window, `first` and `end` are so far out that only 0 and kv_len remain.
+struct Visibility {
+  static constexpr int kUnbounded = 1 << 29;  // lengths stay below it, sums of two inside int32
+
+  int first = -kUnbounded;
+  int end = kUnbounded;
+  int kv_len = 0;
+};
+
+// A block mask as the kernels read it (include/bsk/block_mask.h); full_counts null = dense.
+struct BlockLists {
+  const int32_t* full_counts = nullptr;
+  const int32_t* full_indices = nullptr;
+  const int32_t* partial_counts = nullptr;  // null = no partial blocks
+  const int32_t* partial_indices = nullptr;
+  const uint8_t* partial_bits = nullptr;
+  int block_q = 0, block_k = 0;
+  int full_width = 0, partial_width = 0;
+  int q_blocks = 0;
+  int batch_stride = 0, head_stride = 0;  // in rows of q_blocks; 0 = shared
+  int heads_per_list = 1;                 // query heads that share one list
+};
+
+// One block of keys to visit.
+struct KeyBlock {
+  int first_key;        // >= kv_len where there is none: the copy engine fills in zeros
+  const uint8_t* bits;  // of query row 0 of the block list's block; null = every pair may attend
+};
+
+enum class MaskType : int { kNone, kBool, kFloat16, kBFloat16, kFloat32 };
+
+// attn_mask [batch, q_heads, q_len, kv_len] by strides in elements; 0 where it is broadcast.
+struct MaskTensor {
+  const void* data = nullptr;
+  int64_t batch_stride = 0, head_stride = 0, row_stride = 0, column_stride = 0;
+};
+
+// What turns products into base-2 scores where a factor in the softmax is not enough.
+struct ScoreTransform {
+  float scale = 0.0f;    // the user's
+  float softcap = 0.0f;  // 0 = none
+};
+
+// The keys of a tile: kBlocks blocks of kBlockKeys, each with a place of its own.
+template <int kBlocks>
+struct TileRecord {
+  KeyBlock blocks[kBlocks];
+  int has_next;  // another tile of the same task follows
+};
+
+// tile/scheduler.cuh has the order of tasks.
+struct Schedule {
+  int tasks = 0;               // q_tiles * heads
+  int q_tiles = 0;             // per head
+  int heads = 0;               // batch * q_heads
+  int heads_per_group = 1;     // heads whose K and V share L2 for a while
+  bool longest_first = false;  // the last query tile sees the most keys
+};
+
+}  // namespace bsk::tile

@@ -1,0 +1,71 @@
+// Runs a kernel's own source under the emulator on a problem made from a seed, and compares with
+// the fp64 reference.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bsk/attention.h"
+#include "src/cuda/host/tensor_map.h"
+#include "tests/cuda/emulation/machine.h"
+
+namespace bsk::test {
+
+// One problem; every field has a value that changes nothing.
+struct Case {
+  std::string name;
+  DataType dtype = DataType::kFloat16;
+  int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 0, kv_len = 0, head_dim = 64,
+          v_head_dim = 64;
+  Causal causal = Causal::kNone;
+  int64_t window_left = -1, window_right = -1;
+  double scale = 0.0;  // 0 = 1 / sqrt(head_dim); kZeroScale = really 0
+  double softcap = 0.0;
+  MaskKind mask_kind = MaskKind::kNone;
+  DataType mask_dtype = DataType::kBool;
+  std::vector<int64_t> mask_shape = {};  // 4, each 1 or the problem's
+  int32_t block_q = 0, block_k = 0;      // 0 = no block mask
+  double full_density = 0.3, partial_density = 0.2;
+  int64_t mask_heads = 1;
+  bool repeat_kv_batch = false;  // stride 0
+  bool nan_query = false, infinite_key = false;
+  int multiprocessors = 2;  // CTAs of the emulated GPU
+};
+constexpr double kZeroScale = -1e300;
+
+// A case's tensors: rows far apart with NaN between them, and NaN behind the last.
+class Tensors {
+ public:
+  explicit Tensors(const Case& c);
+  AttentionProblem problem;
+  AttentionBuffers buffers;
+  void poison_output();
+  std::vector<uint16_t> output() const { return out_; }
+
+ private:
+  friend void expect_matches(const Case&, const Tensors&);
+  std::vector<uint16_t> q_, k_, v_, out_;
+  std::vector<uint8_t> mask_;
+  std::vector<float> lse_;
+  std::vector<int32_t> full_counts_, full_indices_, partial_counts_, partial_indices_;
+  std::vector<uint8_t> partial_bits_;
+};
+
+// Output, LSE, positions of NaN and inf, and everything around the output left as it was.
+void expect_matches(const Case& c, const Tensors& tensors);
+
+arch::TensorMap encode_for_emulator(const cuda::TensorMapSpec& spec, const void* address);
+
+// Kernels compiled for the emulator, by the name of their Config type. `Params` is type-erased.
+using EmulatedEntry = std::function<void(const void* params)>;
+std::vector<std::pair<std::string, EmulatedEntry>>& emulated_kernels();
+struct RegisterEmulated {
+  RegisterEmulated(const std::string& config, EmulatedEntry entry) {
+    emulated_kernels().emplace_back(config, std::move(entry));
+  }
+};
+const EmulatedEntry& emulated_kernel(const std::string& config);
+
+}  // namespace bsk::test

@@ -1,0 +1,184 @@
+// A functional emulator of one Hopper CTA, so that the kernels' own source runs on a CPU.
+//
+// Every CUDA thread is a fiber. Barriers, shuffles, the copy engine and the warpgroup multiply keep
+// their rules: phases and transaction bytes, swizzled tiles, descriptors, register fragments,
+// asynchrony. It knows nothing of time, caches or memory ordering between threads. What breaks a
+// rule throws Fault with the threads and what they wait for.
+#pragma once
+
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "src/cuda/arch/types.h"
+
+namespace bsk::emulation {
+
+struct Fault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// When asynchronous work happens inside what the hardware allows. A multiply that reads early shows
+// a wait for data that is missing; one that reads late shows a stage that is released too soon.
+struct Timing {
+  bool late_multiply = false;  // at the wait that retires it instead of at its issue
+  bool late_copy = false;      // when no thread can run instead of at its issue
+  uint32_t seed = 0;           // order in which threads run
+};
+constexpr Timing kTimings[] = {{false, true, 1}, {true, false, 2}, {true, true, 3}};
+
+// What the emulated copy engine finds in a TensorMap's 128 bytes.
+struct TensorMapContents {
+  const std::byte* base;
+  int32_t size[4];          // elements; [0] is contiguous
+  int64_t stride_bytes[3];  // of dimensions 1..3
+  int32_t box[4];           // elements of a tile; box[0] * 2 bytes is the swizzle's width
+};
+arch::TensorMap encode(const TensorMapContents& contents);
+
+// A barrier in shared memory (PTX ISA: mbarrier).
+struct BarrierState {
+  int arrivals = 0;
+  int pending = 0;
+  int64_t pending_bytes = 0;
+  uint32_t phase = 0;
+};
+
+struct Copy {
+  arch::TensorMap map;
+  uint64_t* barrier;
+  std::byte* destination;
+  int coordinate[4];
+  int bytes;
+};
+
+// Accumulators that unfinished multiplies own; the registers hold NaN meanwhile.
+struct Accumulator {
+  int columns = 0;
+  std::vector<float> values;  // [64, columns]
+};
+
+struct Multiply {
+  bool a_in_registers = false;
+  arch::Element element = arch::Element::kFloat16;
+  int columns = 0;
+  uint64_t a_descriptor = 0, b_descriptor = 0;
+  bool accumulate = false;
+  float* d[arch::kWarpgroupThreads] = {};
+  const uint32_t* a[arch::kWarpgroupThreads] = {};
+  int issued = 0;  // threads
+  bool done = false;
+  std::shared_ptr<Accumulator> accumulator;
+};
+
+struct Warpgroup {
+  std::deque<Multiply> multiplies;  // from number `first` on
+  int64_t first = 0;
+  std::vector<int64_t> group_ends;  // number of multiplies issued when group i was committed
+  int64_t executed = 0;
+};
+
+struct Rendezvous {  // of a warp or of a barrier: generation rises when all have come
+  int arrived = 0;
+  int64_t generation = 0;
+  uint64_t values[2][arch::kWarpThreads] = {};
+};
+
+struct Fiber {
+  int thread = 0;
+  jmp_buf context;
+  bool started = false, finished = false;
+  bool (*ready)(void*) = nullptr;
+  void* ready_argument = nullptr;
+  const char* waits_for = "";
+  int waits_for_id = 0;
+  int64_t issued = 0;         // multiplies
+  int64_t committed = 0;      // groups
+  int64_t retired = 0;        // groups
+  int64_t waits_reached = 0;  // calls of mma_wait
+  bool needs_mma_fence = true;
+  std::vector<std::byte> stack;
+};
+
+class Machine {
+ public:
+  static constexpr int kSharedBytes = 227 * 1024;
+
+  // Runs `entry` once per thread of every CTA, one CTA after the other.
+  void launch(int grid, int threads, int shared_bytes, Timing timing,
+              const std::function<void()>& entry);
+
+  // What the emulated instructions call, on a fiber.
+  int thread() const { return current_->thread; }
+  int block() const { return block_; }
+  int grid() const { return grid_; }
+  std::byte* shared() { return shared_; }
+  uint32_t shared_address(const void* pointer) const;
+  uint64_t exchange(uint64_t value, int source_lane);  // of the warp
+  bool any(bool predicate);
+  void sync(int id, int threads);
+  void arrive(int id, int threads);
+  void barrier_init(uint64_t* barrier, int arrivals);
+  void barrier_arrive(uint64_t* barrier, int64_t expected_bytes);
+  void barrier_wait(uint64_t* barrier, uint32_t parity);
+  void load_tile(const Copy& copy);
+  void mma_fence() { current_->needs_mma_fence = false; }
+  void mma_issue(const Multiply& multiply, float* d, const uint32_t* a);
+  void mma_commit() { commit(warpgroup(), *current_); }
+  void mma_wait(int pending_groups);
+  [[noreturn]] void fault(const std::string& what);
+
+  int64_t multiplies_run = 0;  // of the last launch, for tests on skipped work
+
+ private:
+  template <class Ready>
+  void wait_until(Ready ready, const char* what, int id) {
+    if (ready()) return;
+    Fiber& fiber = *current_;
+    fiber.ready = [](void* argument) { return (*static_cast<Ready*>(argument))(); };
+    fiber.ready_argument = &ready;
+    fiber.waits_for = what;
+    fiber.waits_for_id = id;
+    leave();
+  }
+  void leave();               // to the scheduler; returns when `ready` holds
+  void resume(Fiber& fiber);  // until it leaves
+  void run_block(int threads, const std::function<void()>& entry);
+  static void fiber_main();
+  std::string stuck_threads() const;
+  BarrierState& state_of(uint64_t* barrier);
+  void advance_phase(BarrierState& state);
+  void perform(const Copy& copy);
+  Warpgroup& warpgroup() { return warpgroups_[current_->thread / arch::kWarpgroupThreads]; }
+  void commit(Warpgroup& group, Fiber& fiber);
+  void perform(Multiply& multiply);
+  float element(uint32_t address, arch::Element type) const;
+  void retire(Warpgroup& group, Fiber& fiber, int64_t end);
+
+  Timing timing_;
+  int block_ = 0, grid_ = 0, threads_ = 0;
+  int shared_bytes_ = 0;
+  alignas(1024) std::byte shared_[kSharedBytes];
+  std::vector<Fiber> fibers_;
+  Fiber* current_ = nullptr;
+  jmp_buf scheduler_;
+  std::string fault_;
+  const std::function<void()>* entry_ = nullptr;
+  std::vector<Rendezvous> warps_;
+  Rendezvous named_[16];
+  std::unordered_map<uint64_t*, BarrierState> barriers_;
+  std::deque<Copy> copies_;
+  std::vector<Warpgroup> warpgroups_;
+};
+
+// The machine that runs now.
+Machine& machine();
+
+}  // namespace bsk::emulation

@@ -1,0 +1,127 @@
+// The emulator notices what it is there for: small kernels with one mistake each.
+#include "tests/cuda/emulation/machine.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "src/cuda/tile/products.cuh"
+#include "tests/cuda/emulation/src/cuda/arch/barrier.cuh"
+#include "tests/cuda/emulation/src/cuda/arch/tma.cuh"
+
+namespace bsk::emulation {
+namespace {
+
+constexpr Timing kEverythingLate = {true, true, 1};
+
+struct Tile {
+  alignas(1024) uint16_t a[64 * 64];
+  uint16_t b[64 * 64];
+  arch::Barrier ready;
+};
+Tile& tile() { return *static_cast<Tile*>(arch::shared_memory()); }
+
+std::string fault_of(const std::function<void()>& kernel, Timing timing = kEverythingLate) {
+  try {
+    machine().launch(1, 128, sizeof(Tile), timing, kernel);
+  } catch (const Fault& fault) {
+    return fault.what();
+  }
+  return "";
+}
+
+TensorMapContents ones() {
+  static const std::vector<uint16_t> data(64 * 64, 0x3c00);  // 1.0 as fp16
+  return {reinterpret_cast<const std::byte*>(data.data()),
+          {64, 64, 1, 1},
+          {128, 8192, 8192},
+          {64, 64, 1, 1}};
+}
+
+void load(uint16_t* destination) {
+  if (arch::thread_index() != 0) return;
+  arch::load_tile(encode(ones()), tile().ready, destination, 0, 0, 0, 0, arch::CacheHint::kNormal);
+}
+
+// Loads two tiles of ones and multiplies them; `waits` tells whether for the copies, `late` whether
+// the result is read after the wait for the multiply.
+float product(bool waits_for_copy, bool waits_for_multiply, Timing timing) {
+  static float result;
+  machine().launch(1, 128, sizeof(Tile), timing, [=] {
+    if (arch::thread_index() == 0) {
+      arch::barrier_init(tile().ready, 1);
+      arch::barrier_arrive_and_expect(tile().ready, 2 * 8192);
+    }
+    arch::sync_block();
+    load(tile().a);
+    load(tile().b);
+    arch::sync_block();
+    if (waits_for_copy) arch::barrier_wait(tile().ready, 0);
+    float s[32] = {};
+    bsk::tile::issue_qk<arch::Element::kFloat16, 64, 64, 64>(s, tile().a, tile().b);
+    if (waits_for_multiply) arch::mma_wait<0>();
+    if (arch::thread_index() == 77) result = s[5];
+    arch::mma_wait<0>();
+    arch::barrier_wait(tile().ready, 0);
+  });
+  return result;
+}
+
+TEST(Emulator, MultipliesWhatTheCopiesBrought) {
+  for (const Timing timing : kTimings) EXPECT_EQ(product(true, true, timing), 64.0f);
+}
+
+TEST(Emulator, ShowsAMissingWaitForACopy) {
+  EXPECT_TRUE(std::isnan(product(false, true, {false, true, 1})));
+}
+
+TEST(Emulator, ShowsAMissingWaitForAMultiply) {
+  for (const Timing timing : kTimings) EXPECT_TRUE(std::isnan(product(true, false, timing)));
+}
+
+TEST(Emulator, ReportsADeadlock) {
+  const std::string fault = fault_of([] {
+    if (arch::thread_index() == 0) arch::barrier_init(tile().ready, 2);
+    arch::sync_block();
+    if (arch::thread_index() == 0) arch::barrier_arrive(tile().ready);
+    if (arch::thread_index() < 32) arch::barrier_wait(tile().ready, 0);
+  });
+  EXPECT_NE(fault.find("deadlock"), std::string::npos) << fault;
+  EXPECT_NE(fault.find("threads 0..31: wait for the barrier"), std::string::npos) << fault;
+}
+
+TEST(Emulator, ReportsAnOverwrittenOperand) {
+  const std::string fault = fault_of([] {
+    if (arch::thread_index() == 0) {
+      arch::barrier_init(tile().ready, 1);
+      arch::barrier_arrive_and_expect(tile().ready, 8192);
+    }
+    float s[32] = {};
+    bsk::tile::issue_qk<arch::Element::kFloat16, 64, 64, 64>(s, tile().a, tile().b);
+    arch::sync_block();
+    load(tile().b);
+    arch::mma_wait<0>();
+  });
+  EXPECT_NE(fault.find("overwrites what an unfinished multiply reads"), std::string::npos) << fault;
+}
+
+TEST(Emulator, ReportsAMissingFence) {
+  const std::string fault = fault_of([] {
+    float s[32] = {};
+    arch::mma_shared<arch::Element::kFloat16, 64>(s, 0, 0, false);
+  });
+  EXPECT_NE(fault.find("mma_fence"), std::string::npos) << fault;
+}
+
+TEST(Emulator, ReportsTooManyArrivals) {
+  const std::string fault = fault_of([] {
+    if (arch::thread_index() != 0) return;
+    arch::barrier_init(tile().ready, 1);
+    arch::barrier_arrive_and_expect(tile().ready, 16);
+    arch::barrier_arrive(tile().ready);
+  });
+  EXPECT_NE(fault.find("more arrivals"), std::string::npos) << fault;
+}
+
+}  // namespace
+}  // namespace bsk::emulation

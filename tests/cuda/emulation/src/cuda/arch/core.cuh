@@ -1,0 +1,45 @@
+// The emulated instructions of src/cuda/arch/core.cuh.
+#pragma once
+
+#include <cstring>
+
+#include "src/cuda/arch/types.h"
+#include "tests/cuda/emulation/machine.h"
+
+namespace bsk::arch {
+
+inline int thread_index() { return emulation::machine().thread(); }
+inline int block_index() { return emulation::machine().block(); }
+inline int grid_size() { return emulation::machine().grid(); }
+inline void* shared_memory() { return emulation::machine().shared(); }
+inline uint32_t shared_address(const void* pointer) {
+  return emulation::machine().shared_address(pointer);
+}
+inline void sync_block() { emulation::machine().sync(0, 0); }
+
+template <class T>
+T shuffle(T value, int lane) {
+  uint64_t bits = 0;
+  static_assert(sizeof value <= 8);
+  std::memcpy(&bits, &value, sizeof value);
+  bits = emulation::machine().exchange(bits, lane);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+template <class T>
+T shuffle_xor(T value, int lane_mask) {
+  return shuffle(value, (thread_index() % kWarpThreads) ^ lane_mask);
+}
+inline bool warp_any(bool predicate) { return emulation::machine().any(predicate); }
+inline void sync_warp() { shuffle(0, 0); }
+
+template <int kRegisters>
+void increase_registers() {}
+template <int kRegisters>
+void decrease_registers() {}
+inline void wait_for_previous_grid() {}
+inline void let_next_grid_start() {}
+inline void fence_async_proxy() {}
+inline void fence_barrier_init() {}
+
+}  // namespace bsk::arch

@@ -1,3 +1,0 @@
-# -*- coding: latin-1 -*-
-from flashcore import build_baseline
-out = build_baseline().forward(Q, K, V)  # µs
