@@ -4,6 +4,11 @@
 |---|---|---|
 | `register_sdpa` | PyTorch's scaled_dot_product_attention and varlen_attn | none |
 | `register_transformers` | Hugging Face transformers | `blackwell-sparsek[transformers]` |
+| `SparseKFwOp`, `SparseKBwOp`, `BlockSparseBias` | xFormers | `blackwell-sparsek[xformers]` |
+| `SparseKAttention` | an nn.Module in xFormers' layout; needs only torch | none |
+| `register_diffusers` | Hugging Face diffusers | `blackwell-sparsek[diffusers]` |
+| `SparseKBackend`, `register_vllm_backend` | vLLM: do not exist yet, and say so | |
+| `vllm_omni_attention` | vLLM-Omni's sparse-attention callable | none |
 """
 
 from __future__ import annotations
@@ -12,8 +17,16 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "BlockSparseBias": "xformers",
+    "SparseKAttention": "module",
+    "SparseKBackend": "vllm",
+    "SparseKBwOp": "xformers",
+    "SparseKFwOp": "xformers",
+    "register_diffusers": "diffusers",
     "register_sdpa": "sdpa",
     "register_transformers": "transformers",
+    "register_vllm_backend": "vllm",
+    "vllm_omni_attention": "vllm",
 }
 
 __all__ = list(_HOME)

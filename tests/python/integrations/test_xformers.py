@@ -98,7 +98,14 @@ def _paged(kind: Any) -> Any:
 
 
 def _paged_gappy(kind: Any) -> Any:
-    return kind.from_seqlens(Q_LENGTHS, [3, 0, 7], [9, 24, 23], TABLE, 16)
+    # 0.0.35's own from_seqlens of the paged type asks for two different numbers of starts at once.
+    unpaged = (
+        biases.BlockDiagonalGappyKeysMask
+        if "Causal" not in kind.__name__
+        else (biases.BlockDiagonalCausalWithOffsetGappyKeysMask)
+    )
+    gappy = unpaged.from_seqlens(Q_LENGTHS, [3, 32, 64 + 7, 96], KV_LENGTHS)
+    return gappy.make_paged(TABLE, 16, 32, kind)
 
 
 PACKED: dict[str, Any] = {
