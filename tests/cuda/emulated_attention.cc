@@ -82,17 +82,15 @@ Tensors::Tensors(const Case& c) {
 
   if (c.mask_kind != MaskKind::kNone) {
     p.mask_kind = c.mask_kind;
-    p.mask = contiguous(c.mask_dtype, {c.mask_shape[0], c.mask_shape[1], c.mask_shape[2],
-                                       c.mask_shape[3]});
+    p.mask = contiguous(c.mask_dtype,
+                        {c.mask_shape[0], c.mask_shape[1], c.mask_shape[2], c.mask_shape[3]});
     const size_t count = static_cast<size_t>(p.mask.shape[0] * p.mask.stride[0]);
     std::normal_distribution<float> normal;
     for (size_t i = 0; i < count; ++i) {
       const float bias = random() % 8 == 0 ? -kInfinity : 2.0f * normal(random);
       const uint16_t bits = to_bits(bias, c.mask_dtype);
       switch (c.mask_dtype) {
-        case DataType::kBool:
-          mask_.push_back(random() % 4 != 0);
-          break;
+        case DataType::kBool: mask_.push_back(random() % 4 != 0); break;
         case DataType::kFloat32:
           mask_.insert(mask_.end(), reinterpret_cast<const uint8_t*>(&bias),
                        reinterpret_cast<const uint8_t*>(&bias) + 4);
@@ -106,13 +104,13 @@ Tensors::Tensors(const Case& c) {
 
   if (c.block_q > 0) {
     BlockMaskLayout& m = p.block_mask;
-    const int64_t q_blocks = blocks_of(c.q_len, c.block_q), k_blocks = blocks_of(c.kv_len, c.block_k);
+    const int64_t q_blocks = blocks_of(c.q_len, c.block_q),
+                  k_blocks = blocks_of(c.kv_len, c.block_k);
     m = {true, c.block_q, c.block_k, c.batch, c.mask_heads, q_blocks, k_blocks + 1, k_blocks};
     const int64_t rows = c.batch * c.mask_heads * q_blocks;
     full_indices_.assign(static_cast<size_t>(rows * m.full_width), -7);
     partial_indices_.assign(static_cast<size_t>(rows * m.partial_width), -7);
-    partial_bits_.resize(
-        static_cast<size_t>(rows * m.partial_width * c.block_q * (c.block_k / 8)));
+    partial_bits_.resize(static_cast<size_t>(rows * m.partial_width * c.block_q * (c.block_k / 8)));
     for (uint8_t& byte : partial_bits_) byte = static_cast<uint8_t>(random());
     for (int64_t row = 0; row < rows; ++row) {
       int32_t full = 0, partial = 0;

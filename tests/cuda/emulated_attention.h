@@ -1,5 +1,5 @@
-// Runs a kernel's own source under the emulator on a problem made from a seed, and compares with the
-// fp64 reference.
+// Runs a kernel's own source under the emulator on a problem made from a seed, and compares with
+// the fp64 reference.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct Case {
   MaskKind mask_kind = MaskKind::kNone;
   DataType mask_dtype = DataType::kBool;
   std::vector<int64_t> mask_shape = {};  // 4, each 1 or the problem's
-  int32_t block_q = 0, block_k = 0;  // 0 = no block mask
+  int32_t block_q = 0, block_k = 0;      // 0 = no block mask
   double full_density = 0.3, partial_density = 0.2;
   int64_t mask_heads = 1;
   bool repeat_kv_batch = false;  // stride 0

@@ -1,8 +1,8 @@
 // Warpgroup matrix multiply, PTX ISA 9.7.15 (wgmma): D[64, N] (+)= A[64, 16] * B[16, N], fp32 sums.
 //
-// Thread t of the warpgroup holds, for lane l = t % 32 and warp w = t / 32, of D's 8-column group j:
-// d[4j + i] = D[16w + l/4 + 8(i/2), 8j + 2(l%4) + i%2]. A in registers: the same rows, 16 columns as
-// two such groups, packed in pairs. Descriptors: src/cuda/tile/matrix_descriptor.cuh.
+// Thread t of the warpgroup holds, for lane l = t % 32 and warp w = t / 32, of D's 8-column group
+// j: d[4j + i] = D[16w + l/4 + 8(i/2), 8j + 2(l%4) + i%2]. A in registers: the same rows, 16
+// columns as two such groups, packed in pairs. Descriptors: src/cuda/tile/matrix_descriptor.cuh.
 #pragma once
 
 #include <cute/arch/mma_sm90_gmma.hpp>
@@ -19,16 +19,16 @@ using cute::SM90::GMMA::ScaleOut;
 template <Element kElement, int kN>
 struct Atoms;
 
-#define BSK_WGMMA_ATOMS(N)                                                                       \
-  template <>                                                                                    \
-  struct Atoms<Element::kFloat16, N> {                                                           \
-    using Shared = cute::SM90::GMMA::MMA_64x##N##x16_F32F16F16_SS<Major::K, Major::K>;           \
-    using Registers = cute::SM90::GMMA::MMA_64x##N##x16_F32F16F16_RS<Major::K, Major::MN>;       \
-  };                                                                                             \
-  template <>                                                                                    \
-  struct Atoms<Element::kBFloat16, N> {                                                          \
-    using Shared = cute::SM90::GMMA::MMA_64x##N##x16_F32BF16BF16_SS<Major::K, Major::K>;         \
-    using Registers = cute::SM90::GMMA::MMA_64x##N##x16_F32BF16BF16_RS<Major::K, Major::MN>;     \
+#define BSK_WGMMA_ATOMS(N)                                                                   \
+  template <>                                                                                \
+  struct Atoms<Element::kFloat16, N> {                                                       \
+    using Shared = cute::SM90::GMMA::MMA_64x##N##x16_F32F16F16_SS<Major::K, Major::K>;       \
+    using Registers = cute::SM90::GMMA::MMA_64x##N##x16_F32F16F16_RS<Major::K, Major::MN>;   \
+  };                                                                                         \
+  template <>                                                                                \
+  struct Atoms<Element::kBFloat16, N> {                                                      \
+    using Shared = cute::SM90::GMMA::MMA_64x##N##x16_F32BF16BF16_SS<Major::K, Major::K>;     \
+    using Registers = cute::SM90::GMMA::MMA_64x##N##x16_F32BF16BF16_RS<Major::K, Major::MN>; \
   };
 BSK_WGMMA_ATOMS(32)
 BSK_WGMMA_ATOMS(64)

@@ -30,8 +30,7 @@ int broadcast_step(const TensorLayout& tensor, int dimension);
 
 // The fields that every kernel's Params has under the same names.
 template <class Params>
-void fill_common(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                 Params& params) {
+void fill_common(const AttentionProblem& problem, const AttentionBuffers& buffers, Params& params) {
   params.q_head_step = broadcast_step(problem.q, 1);
   params.q_batch_step = broadcast_step(problem.q, 0);
   params.k_head_step = broadcast_step(problem.k, 1);

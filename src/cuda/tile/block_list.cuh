@@ -50,7 +50,9 @@ class KeyBlockWalk {
   }
 
  private:
-  __device__ __forceinline__ int pieces() const { return opened_ ? lists_.block_k / kBlockKeys : 0; }
+  __device__ __forceinline__ int pieces() const {
+    return opened_ ? lists_.block_k / kBlockKeys : 0;
+  }
   static __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
   __device__ __forceinline__ int beyond() const {
     return (kv_len_ + kBlockKeys - 1) / kBlockKeys * kBlockKeys;

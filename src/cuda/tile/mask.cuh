@@ -89,8 +89,7 @@ __device__ __forceinline__ void remove_pairs(float (&scores)[kBlocks * kBlockKey
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
               if ((bits >> (8 * j + c) & 1) == 0) {
-                scores[4 * (b * kGroups + word * (kWordKeys / 8) + j) + 2 * r + c] =
-                    kMinusInfinity;
+                scores[4 * (b * kGroups + word * (kWordKeys / 8) + j) + 2 * r + c] = kMinusInfinity;
               }
             }
           }

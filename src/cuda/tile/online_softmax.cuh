@@ -2,8 +2,8 @@
 // al., FlashAttention), for the fragments of a 64-row tile: each thread has two rows and shares
 // each with the three other lanes of its quad.
 //
-// Everything is in base 2: weight = exp2(score * scale_log2 - maximum), scale_log2 = scale * log2 e.
-// The maximum only needs to be near: it follows the true one when that has grown by more than
+// Everything is in base 2: weight = exp2(score * scale_log2 - maximum), scale_log2 = scale * log2
+// e. The maximum only needs to be near: it follows the true one when that has grown by more than
 // kLazyMargin, so most tiles leave O as it is. A weight is then at most 2^kLazyMargin, far from
 // overflow in fp16, and the margin decides per row, so that a row's bits depend on its own scores.
 #pragma once

@@ -46,8 +46,8 @@ struct MaskTensor {
 
 // What turns products into base-2 scores where a factor in the softmax is not enough.
 struct ScoreTransform {
-  float scale = 0.0f;          // the user's
-  float softcap = 0.0f;        // 0 = none
+  float scale = 0.0f;    // the user's
+  float softcap = 0.0f;  // 0 = none
 };
 
 // The keys of a tile: kBlocks blocks of kBlockKeys, each with a place of its own.
@@ -59,10 +59,10 @@ struct TileRecord {
 
 // tile/scheduler.cuh has the order of tasks.
 struct Schedule {
-  int tasks = 0;             // q_tiles * heads
-  int q_tiles = 0;           // per head
-  int heads = 0;             // batch * q_heads
-  int heads_per_group = 1;   // heads whose K and V share L2 for a while
+  int tasks = 0;               // q_tiles * heads
+  int q_tiles = 0;             // per head
+  int heads = 0;               // batch * q_heads
+  int heads_per_group = 1;     // heads whose K and V share L2 for a while
   bool longest_first = false;  // the last query tile sees the most keys
 };
 

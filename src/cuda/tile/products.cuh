@@ -1,5 +1,5 @@
-// The two products of attention for one warpgroup: 64 query rows against one tile of keys. Each is one
-// group of wgmma; the caller waits. Tiles lie in shared memory as matrix_descriptor.cuh says.
+// The two products of attention for one warpgroup: 64 query rows against one tile of keys. Each is
+// one group of wgmma; the caller waits. Tiles lie in shared memory as matrix_descriptor.cuh says.
 #pragma once
 
 #include "src/cuda/arch/core.cuh"

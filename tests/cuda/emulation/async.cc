@@ -43,11 +43,11 @@ float float16(uint16_t bits) {
     std::vector<float> values(65536);
     for (int i = 0; i < 65536; ++i) {
       const int exponent = i >> 10 & 31, mantissa = i & 1023;
-      const float magnitude =
-          exponent == 31  ? (mantissa ? std::numeric_limits<float>::quiet_NaN()
-                                      : std::numeric_limits<float>::infinity())
-          : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
-                          : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+      const float magnitude = exponent == 31 ? (mantissa ? std::numeric_limits<float>::quiet_NaN()
+                                                         : std::numeric_limits<float>::infinity())
+                              : exponent == 0
+                                  ? std::ldexp(static_cast<float>(mantissa), -24)
+                                  : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
       values[i] = i & 0x8000 ? -magnitude : magnitude;
     }
     return values;
@@ -163,10 +163,9 @@ void Machine::mma_issue(const Multiply& request, float* d, const uint32_t* a) {
   }
   multiply.d[thread] = d;
   multiply.a[thread] = a;
-  const bool chained = std::any_of(
-      group.multiplies.begin() + (unretired - group.first),
-      group.multiplies.begin() + (number - group.first),
-      [&](const Multiply& earlier) { return earlier.d[thread] == d; });
+  const bool chained = std::any_of(group.multiplies.begin() + (unretired - group.first),
+                                   group.multiplies.begin() + (number - group.first),
+                                   [&](const Multiply& earlier) { return earlier.d[thread] == d; });
   if (!chained) {
     for (int i = 0; i < multiply.columns / 2; ++i) {
       multiply.accumulator->values[row_of(thread, i) * multiply.columns + column_of(thread, i)] =
@@ -226,8 +225,7 @@ void Machine::retire(Warpgroup& group, Fiber& fiber, int64_t end) {
     if (owned_later) continue;
     for (int i = 0; i < multiply.columns / 2; ++i) {
       multiply.d[thread][i] =
-          multiply.accumulator
-              ->values[row_of(thread, i) * multiply.columns + column_of(thread, i)];
+          multiply.accumulator->values[row_of(thread, i) * multiply.columns + column_of(thread, i)];
     }
   }
   // Drop what every thread has retired.
@@ -255,8 +253,8 @@ void Machine::perform(Multiply& multiply) {
   static float left[64][16], right[16][256];
   for (int k = 0; k < 16; ++k) {
     for (int n = 0; n < columns; ++n) {
-      right[k][n] = element(multiply.a_in_registers ? b.n_major(n, k) : b.k_major(n, k),
-                            multiply.element);
+      right[k][n] =
+          element(multiply.a_in_registers ? b.n_major(n, k) : b.k_major(n, k), multiply.element);
     }
   }
   if (multiply.a_in_registers) {

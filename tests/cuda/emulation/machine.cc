@@ -48,8 +48,7 @@ void Machine::run_block(int threads, const std::function<void()>&) {
     fibers_[i].stack = std::move(stack);
     fibers_[i].stack.resize(kStackBytes);
     fibers_[i].thread = i;
-    std::memset(&fibers_[i].stack[kStackBytes - kPoisonedStackBytes], kPoison,
-                kPoisonedStackBytes);
+    std::memset(&fibers_[i].stack[kStackBytes - kPoisonedStackBytes], kPoison, kPoisonedStackBytes);
   }
   std::vector<int> order(threads);
   for (int i = 0; i < threads; ++i) order[i] = i;
@@ -69,12 +68,14 @@ void Machine::run_block(int threads, const std::function<void()>&) {
       if (fiber.finished) ++finished;
     }
     if (!progress) {
-      if (copies_.empty()) throw Fault("deadlock in CTA " + std::to_string(block_) + stuck_threads());
+      if (copies_.empty())
+        throw Fault("deadlock in CTA " + std::to_string(block_) + stuck_threads());
       perform(copies_.front());
       copies_.pop_front();
     }
   }
-  if (!copies_.empty()) throw Fault("the CTA ended while a copy into its shared memory was running");
+  if (!copies_.empty())
+    throw Fault("the CTA ended while a copy into its shared memory was running");
   for (const Warpgroup& group : warpgroups_) {
     if (group.executed != group.first + static_cast<int64_t>(group.multiplies.size())) {
       throw Fault("the CTA ended without waiting for its last multiply");
@@ -139,7 +140,7 @@ uint64_t Machine::exchange(uint64_t value, int source_lane) {
   const int lane = current_->thread % arch::kWarpThreads;
   Rendezvous& warp = warps_[current_->thread / arch::kWarpThreads];
   const int64_t generation = warp.generation;
-  uint64_t(&values)[arch::kWarpThreads] = warp.values[generation & 1];
+  uint64_t (&values)[arch::kWarpThreads] = warp.values[generation & 1];
   values[lane] = value;
   if (++warp.arrived == arch::kWarpThreads) {
     warp.arrived = 0;

@@ -79,9 +79,9 @@ struct Multiply {
 };
 
 struct Warpgroup {
-  std::deque<Multiply> multiplies;   // from number `first` on
+  std::deque<Multiply> multiplies;  // from number `first` on
   int64_t first = 0;
-  std::vector<int64_t> group_ends;   // number of multiplies issued when group i was committed
+  std::vector<int64_t> group_ends;  // number of multiplies issued when group i was committed
   int64_t executed = 0;
 };
 
@@ -99,10 +99,10 @@ struct Fiber {
   void* ready_argument = nullptr;
   const char* waits_for = "";
   int waits_for_id = 0;
-  int64_t issued = 0;              // multiplies
-  int64_t committed = 0;           // groups
-  int64_t retired = 0;             // groups
-  int64_t waits_reached = 0;       // calls of mma_wait
+  int64_t issued = 0;         // multiplies
+  int64_t committed = 0;      // groups
+  int64_t retired = 0;        // groups
+  int64_t waits_reached = 0;  // calls of mma_wait
   bool needs_mma_fence = true;
   std::vector<std::byte> stack;
 };

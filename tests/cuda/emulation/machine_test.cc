@@ -32,7 +32,10 @@ std::string fault_of(const std::function<void()>& kernel, Timing timing = kEvery
 
 TensorMapContents ones() {
   static const std::vector<uint16_t> data(64 * 64, 0x3c00);  // 1.0 as fp16
-  return {reinterpret_cast<const std::byte*>(data.data()), {64, 64, 1, 1}, {128, 8192, 8192}, {64, 64, 1, 1}};
+  return {reinterpret_cast<const std::byte*>(data.data()),
+          {64, 64, 1, 1},
+          {128, 8192, 8192},
+          {64, 64, 1, 1}};
 }
 
 void load(uint16_t* destination) {
@@ -40,8 +43,8 @@ void load(uint16_t* destination) {
   arch::load_tile(encode(ones()), tile().ready, destination, 0, 0, 0, 0, arch::CacheHint::kNormal);
 }
 
-// Loads two tiles of ones and multiplies them; `waits` tells whether for the copies, `late` whether the
-// result is read after the wait for the multiply.
+// Loads two tiles of ones and multiplies them; `waits` tells whether for the copies, `late` whether
+// the result is read after the wait for the multiply.
 float product(bool waits_for_copy, bool waits_for_multiply, Timing timing) {
   static float result;
   machine().launch(1, 128, sizeof(Tile), timing, [=] {

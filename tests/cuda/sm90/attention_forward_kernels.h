@@ -5,10 +5,10 @@
 #include "tests/cuda/emulated_attention.h"
 
 // The variadic part is the Config's template arguments as ConfigChoice::type_name() writes them.
-#define BSK_EMULATE_ATTENTION_FORWARD(id, ...)                                                  \
-  static const ::bsk::test::RegisterEmulated registered_##id(                                   \
-      #__VA_ARGS__, [](const void* params) {                                                    \
-        using Params = ::bsk::sm90::attention_forward::Params;                                  \
-        ::bsk::sm90::attention_forward::attention_forward<__VA_ARGS__>(                         \
-            *static_cast<const Params*>(params));                                               \
+#define BSK_EMULATE_ATTENTION_FORWARD(id, ...)                          \
+  static const ::bsk::test::RegisterEmulated registered_##id(           \
+      #__VA_ARGS__, [](const void* params) {                            \
+        using Params = ::bsk::sm90::attention_forward::Params;          \
+        ::bsk::sm90::attention_forward::attention_forward<__VA_ARGS__>( \
+            *static_cast<const Params*>(params));                       \
       })

@@ -2,23 +2,29 @@
 #include "src/cuda/sm90/attention_forward_small/kernel.cuh"
 #include "tests/cuda/emulated_attention.h"
 
-#define BSK_EMULATE_SMALL(id, ...)                                                             \
-  static const ::bsk::test::RegisterEmulated registered_##id(                                  \
-      #__VA_ARGS__, [](const void* params) {                                                   \
-        using Params = ::bsk::sm90::attention_forward_small::Params;                           \
-        ::bsk::sm90::attention_forward_small::attention_forward_small<__VA_ARGS__>(            \
-            *static_cast<const Params*>(params));                                              \
+#define BSK_EMULATE_SMALL(id, ...)                                                  \
+  static const ::bsk::test::RegisterEmulated registered_##id(                       \
+      #__VA_ARGS__, [](const void* params) {                                        \
+        using Params = ::bsk::sm90::attention_forward_small::Params;                \
+        ::bsk::sm90::attention_forward_small::attention_forward_small<__VA_ARGS__>( \
+            *static_cast<const Params*>(params));                                   \
       })
 
 BSK_EMULATE_SMALL(
-    d64_k128, bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 2, 64, 2>);
+    d64_k128,
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 2, 64, 2>);
 BSK_EMULATE_SMALL(
-    d64_k512, bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 4, 128, 4>);
+    d64_k512,
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 4, 128, 4>);
 BSK_EMULATE_SMALL(
-    d64_q128, bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 2, 128, 4>);
-BSK_EMULATE_SMALL(
-    d128_k128, bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 128, 128, 1, 2, 64, 2>);
-BSK_EMULATE_SMALL(
-    d128_k256, bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 128, 128, 1, 4, 64, 4>);
-BSK_EMULATE_SMALL(
-    d128_q128, bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 128, 128, 2, 2, 64, 4>);
+    d64_q128,
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 2, 128, 4>);
+BSK_EMULATE_SMALL(d128_k128,
+                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 128, 128,
+                                                             1, 2, 64, 2>);
+BSK_EMULATE_SMALL(d128_k256,
+                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 128,
+                                                             128, 1, 4, 64, 4>);
+BSK_EMULATE_SMALL(d128_q128,
+                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 128, 128,
+                                                             2, 2, 64, 4>);

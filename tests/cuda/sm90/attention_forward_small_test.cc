@@ -1,8 +1,7 @@
 // The latency kernel's own source, emulated, against the fp64 reference.
-#include "src/cuda/sm90/attention_forward_small/launch.h"
-
 #include <gtest/gtest.h>
 
+#include "src/cuda/sm90/attention_forward_small/launch.h"
 #include "tests/cuda/emulated_attention.h"
 
 namespace bsk::sm90::attention_forward_small {
@@ -32,35 +31,63 @@ void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) 
   params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
   const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
   emulation::machine().launch(static_cast<int>(plan.tasks), plan.threads,
-                              static_cast<int>(plan.shared_bytes), timing,
-                              [&] { entry(&params); });
+                              static_cast<int>(plan.shared_bytes), timing, [&] { entry(&params); });
 }
 
 std::vector<Case> cases() {
   return {
       {.name = "s512", .q_len = 128, .kv_len = 512},
-      {.name = "s512_causal", .q_len = 512, .kv_len = 512, .causal = Causal::kUpperLeft,
+      {.name = "s512_causal",
+       .q_len = 512,
+       .kv_len = 512,
+       .causal = Causal::kUpperLeft,
        .multiprocessors = 8},
-      {.name = "two_row_groups", .q_len = 200, .kv_len = 500, .causal = Causal::kLowerRight,
+      {.name = "two_row_groups",
+       .q_len = 200,
+       .kv_len = 500,
+       .causal = Causal::kLowerRight,
        .multiprocessors = 2},
       {.name = "s128", .q_len = 128, .kv_len = 128},
-      {.name = "s128_causal_ragged", .q_heads = 4, .kv_heads = 2, .q_len = 100, .kv_len = 100,
-       .causal = Causal::kUpperLeft, .multiprocessors = 8},
+      {.name = "s128_causal_ragged",
+       .q_heads = 4,
+       .kv_heads = 2,
+       .q_len = 100,
+       .kv_len = 100,
+       .causal = Causal::kUpperLeft,
+       .multiprocessors = 8},
       {.name = "no_keys", .q_len = 70, .kv_len = 0},
       {.name = "one_pair", .q_len = 1, .kv_len = 1},
       {.name = "one_query", .q_len = 1, .kv_len = 511},
       {.name = "one_key", .q_len = 65, .kv_len = 1},
       {.name = "d40_v24", .q_len = 80, .kv_len = 300, .head_dim = 40, .v_head_dim = 24},
       {.name = "d128_s128", .q_len = 128, .kv_len = 120, .head_dim = 128, .v_head_dim = 128},
-      {.name = "d128_bf16", .dtype = DataType::kBFloat16, .q_len = 128, .kv_len = 256,
-       .head_dim = 128, .v_head_dim = 128},
-      {.name = "d96_q128", .q_len = 250, .kv_len = 250, .head_dim = 96, .v_head_dim = 80,
+      {.name = "d128_bf16",
+       .dtype = DataType::kBFloat16,
+       .q_len = 128,
+       .kv_len = 256,
+       .head_dim = 128,
+       .v_head_dim = 128},
+      {.name = "d96_q128",
+       .q_len = 250,
+       .kv_len = 250,
+       .head_dim = 96,
+       .v_head_dim = 80,
        .causal = Causal::kLowerRight},
-      {.name = "upper_left_tall", .q_len = 500, .kv_len = 70, .causal = Causal::kUpperLeft,
+      {.name = "upper_left_tall",
+       .q_len = 500,
+       .kv_len = 70,
+       .causal = Causal::kUpperLeft,
        .multiprocessors = 8},
-      {.name = "lower_right_tall", .q_len = 500, .kv_len = 70, .causal = Causal::kLowerRight,
+      {.name = "lower_right_tall",
+       .q_len = 500,
+       .kv_len = 70,
+       .causal = Causal::kLowerRight,
        .multiprocessors = 8},
-      {.name = "window", .q_len = 400, .kv_len = 400, .window_left = 40, .window_right = 17,
+      {.name = "window",
+       .q_len = 400,
+       .kv_len = 400,
+       .window_left = 40,
+       .window_right = 17,
        .multiprocessors = 8},
       {.name = "nan_query", .q_len = 70, .kv_len = 300, .nan_query = true},
       {.name = "infinite_key", .q_len = 70, .kv_len = 300, .infinite_key = true},

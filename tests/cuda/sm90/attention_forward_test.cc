@@ -1,8 +1,7 @@
 // The throughput kernel's own source, emulated, against the fp64 reference.
-#include "src/cuda/sm90/attention_forward/launch.h"
-
 #include <gtest/gtest.h>
 
+#include "src/cuda/sm90/attention_forward/launch.h"
 #include "tests/cuda/emulated_attention.h"
 
 namespace bsk::sm90::attention_forward {
@@ -34,8 +33,7 @@ void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) 
   params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
   const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
   emulation::machine().launch(static_cast<int>(made.tasks), made.threads,
-                              static_cast<int>(made.shared_bytes), timing,
-                              [&] { entry(&params); });
+                              static_cast<int>(made.shared_bytes), timing, [&] { entry(&params); });
 }
 
 constexpr DataType kBf16 = DataType::kBFloat16;
@@ -45,14 +43,34 @@ std::vector<Case> smoke_cases() {
   return {
       {.name = "d64", .q_len = 192, .kv_len = 256},
       {.name = "d128", .q_len = 128, .kv_len = 384, .head_dim = 128, .v_head_dim = 128},
-      {.name = "d128_bf16_ragged_causal_gqa", .dtype = kBf16, .q_heads = 2, .q_len = 200,
-       .kv_len = 200, .head_dim = 128, .v_head_dim = 128, .causal = Causal::kUpperLeft},
-      {.name = "d64_persistent", .batch = 2, .q_heads = 2, .kv_heads = 2, .q_len = 200,
-       .kv_len = 300, .causal = Causal::kLowerRight},
-      {.name = "block64", .q_heads = 2, .kv_heads = 2, .q_len = 200, .kv_len = 330, .block_q = 64,
-       .block_k = 64, .mask_heads = 2},
+      {.name = "d128_bf16_ragged_causal_gqa",
+       .dtype = kBf16,
+       .q_heads = 2,
+       .q_len = 200,
+       .kv_len = 200,
+       .head_dim = 128,
+       .v_head_dim = 128,
+       .causal = Causal::kUpperLeft},
+      {.name = "d64_persistent",
+       .batch = 2,
+       .q_heads = 2,
+       .kv_heads = 2,
+       .q_len = 200,
+       .kv_len = 300,
+       .causal = Causal::kLowerRight},
+      {.name = "block64",
+       .q_heads = 2,
+       .kv_heads = 2,
+       .q_len = 200,
+       .kv_len = 330,
+       .block_q = 64,
+       .block_k = 64,
+       .mask_heads = 2},
       {.name = "block128", .q_len = 300, .kv_len = 600, .block_q = 128, .block_k = 128},
-      {.name = "bool_mask", .q_len = 130, .kv_len = 140, .mask_kind = MaskKind::kBool,
+      {.name = "bool_mask",
+       .q_len = 130,
+       .kv_len = 140,
+       .mask_kind = MaskKind::kBool,
        .mask_shape = {1, 1, 130, 140}},
   };
 }
@@ -69,60 +87,132 @@ std::vector<Case> edge_cases() {
       {.name = "d40_v56", .q_len = 80, .kv_len = 150, .head_dim = 40, .v_head_dim = 56},
       {.name = "d80", .q_len = 80, .kv_len = 150, .head_dim = 80, .v_head_dim = 80},
       {.name = "d128_v64", .q_len = 80, .kv_len = 150, .head_dim = 128, .v_head_dim = 64},
-      {.name = "d192_v128", .dtype = kBf16, .q_len = 80, .kv_len = 300, .head_dim = 192,
+      {.name = "d192_v128",
+       .dtype = kBf16,
+       .q_len = 80,
+       .kv_len = 300,
+       .head_dim = 192,
        .v_head_dim = 128},
       {.name = "d192", .q_len = 130, .kv_len = 200, .head_dim = 192, .v_head_dim = 192},
-      {.name = "d256", .q_len = 130, .kv_len = 200, .head_dim = 256, .v_head_dim = 256,
+      {.name = "d256",
+       .q_len = 130,
+       .kv_len = 200,
+       .head_dim = 256,
+       .v_head_dim = 256,
        .causal = Causal::kLowerRight},
       {.name = "upper_left_wide", .q_len = 70, .kv_len = 500, .causal = Causal::kUpperLeft},
       {.name = "upper_left_tall", .q_len = 500, .kv_len = 70, .causal = Causal::kUpperLeft},
       {.name = "lower_right_wide", .q_len = 70, .kv_len = 500, .causal = Causal::kLowerRight},
       {.name = "lower_right_tall", .q_len = 500, .kv_len = 70, .causal = Causal::kLowerRight},
       {.name = "window", .q_len = 400, .kv_len = 400, .window_left = 40, .window_right = 17},
-      {.name = "window_causal", .q_len = 300, .kv_len = 400, .causal = Causal::kLowerRight,
+      {.name = "window_causal",
+       .q_len = 300,
+       .kv_len = 400,
+       .causal = Causal::kLowerRight,
        .window_left = 63},
       {.name = "window_of_one", .q_len = 100, .kv_len = 100, .window_left = 0, .window_right = 0},
-      {.name = "window_huge", .q_len = 100, .kv_len = 100, .window_left = int64_t{1} << 40,
+      {.name = "window_huge",
+       .q_len = 100,
+       .kv_len = 100,
+       .window_left = int64_t{1} << 40,
        .window_right = int64_t{1} << 40},
       {.name = "gqa4_batch", .batch = 2, .q_heads = 8, .kv_heads = 2, .q_len = 70, .kv_len = 90},
       {.name = "repeated_batch", .batch = 2, .q_len = 70, .kv_len = 90, .repeat_kv_batch = true},
       {.name = "softcap", .q_len = 100, .kv_len = 150, .softcap = 2.0},
-      {.name = "softcap_causal_window", .q_len = 150, .kv_len = 150,
-       .causal = Causal::kUpperLeft, .window_left = 70, .scale = 0.5, .softcap = 5.0},
+      {.name = "softcap_causal_window",
+       .q_len = 150,
+       .kv_len = 150,
+       .causal = Causal::kUpperLeft,
+       .window_left = 70,
+       .scale = 0.5,
+       .softcap = 5.0},
       {.name = "negative_scale", .q_len = 70, .kv_len = 150, .scale = -0.2},
       {.name = "zero_scale", .q_len = 70, .kv_len = 150, .scale = test::kZeroScale},
       {.name = "huge_scale", .q_len = 70, .kv_len = 300, .scale = 30.0},
       {.name = "nan_query", .q_len = 70, .kv_len = 300, .nan_query = true},
       {.name = "infinite_key", .q_len = 70, .kv_len = 300, .infinite_key = true},
-      {.name = "padding_mask", .batch = 2, .q_heads = 2, .q_len = 70, .kv_len = 150,
-       .mask_kind = MaskKind::kBool, .mask_shape = {2, 1, 1, 150}},
-      {.name = "bias_fp16", .q_heads = 2, .q_len = 70, .kv_len = 150,
-       .mask_kind = MaskKind::kAdditive, .mask_dtype = DataType::kFloat16,
+      {.name = "padding_mask",
+       .batch = 2,
+       .q_heads = 2,
+       .q_len = 70,
+       .kv_len = 150,
+       .mask_kind = MaskKind::kBool,
+       .mask_shape = {2, 1, 1, 150}},
+      {.name = "bias_fp16",
+       .q_heads = 2,
+       .q_len = 70,
+       .kv_len = 150,
+       .mask_kind = MaskKind::kAdditive,
+       .mask_dtype = DataType::kFloat16,
        .mask_shape = {1, 2, 70, 150}},
-      {.name = "bias_fp32_causal_softcap", .q_len = 70, .kv_len = 150,
-       .causal = Causal::kLowerRight, .softcap = 3.0, .mask_kind = MaskKind::kAdditive,
-       .mask_dtype = DataType::kFloat32, .mask_shape = {1, 1, 70, 150}},
-      {.name = "block64_d128_causal", .q_len = 300, .kv_len = 300, .head_dim = 128,
-       .v_head_dim = 128, .causal = Causal::kUpperLeft, .block_q = 64, .block_k = 64},
-      {.name = "block128_causal_window", .q_len = 300, .kv_len = 500,
-       .causal = Causal::kLowerRight, .window_left = 200, .block_q = 128, .block_k = 128},
+      {.name = "bias_fp32_causal_softcap",
+       .q_len = 70,
+       .kv_len = 150,
+       .causal = Causal::kLowerRight,
+       .softcap = 3.0,
+       .mask_kind = MaskKind::kAdditive,
+       .mask_dtype = DataType::kFloat32,
+       .mask_shape = {1, 1, 70, 150}},
+      {.name = "block64_d128_causal",
+       .q_len = 300,
+       .kv_len = 300,
+       .head_dim = 128,
+       .v_head_dim = 128,
+       .causal = Causal::kUpperLeft,
+       .block_q = 64,
+       .block_k = 64},
+      {.name = "block128_causal_window",
+       .q_len = 300,
+       .kv_len = 500,
+       .causal = Causal::kLowerRight,
+       .window_left = 200,
+       .block_q = 128,
+       .block_k = 128},
       {.name = "block_128x64", .q_len = 200, .kv_len = 400, .block_q = 128, .block_k = 64},
       {.name = "block_64x128", .q_len = 200, .kv_len = 400, .block_q = 64, .block_k = 128},
       {.name = "block_64x16", .q_len = 100, .kv_len = 333, .block_q = 64, .block_k = 16},
       {.name = "block_64x32", .q_len = 100, .kv_len = 333, .block_q = 64, .block_k = 32},
-      {.name = "block64_empty", .q_len = 200, .kv_len = 300, .block_q = 64, .block_k = 64,
-       .full_density = 0.0, .partial_density = 0.08},
-      {.name = "block64_all_full", .q_len = 200, .kv_len = 300, .block_q = 64, .block_k = 64,
+      {.name = "block64_empty",
+       .q_len = 200,
+       .kv_len = 300,
+       .block_q = 64,
+       .block_k = 64,
+       .full_density = 0.0,
+       .partial_density = 0.08},
+      {.name = "block64_all_full",
+       .q_len = 200,
+       .kv_len = 300,
+       .block_q = 64,
+       .block_k = 64,
        .full_density = 1.0},
-      {.name = "block64_gqa", .batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 130,
-       .kv_len = 200, .block_q = 64, .block_k = 64, .mask_heads = 2},
-      {.name = "block64_d256", .q_len = 130, .kv_len = 300, .head_dim = 256, .v_head_dim = 256,
-       .block_q = 64, .block_k = 64},
-      {.name = "block64_bool_mask", .q_len = 130, .kv_len = 200, .mask_kind = MaskKind::kBool,
-       .mask_shape = {1, 1, 130, 200}, .block_q = 64, .block_k = 64},
+      {.name = "block64_gqa",
+       .batch = 2,
+       .q_heads = 4,
+       .kv_heads = 2,
+       .q_len = 130,
+       .kv_len = 200,
+       .block_q = 64,
+       .block_k = 64,
+       .mask_heads = 2},
+      {.name = "block64_d256",
+       .q_len = 130,
+       .kv_len = 300,
+       .head_dim = 256,
+       .v_head_dim = 256,
+       .block_q = 64,
+       .block_k = 64},
+      {.name = "block64_bool_mask",
+       .q_len = 130,
+       .kv_len = 200,
+       .mask_kind = MaskKind::kBool,
+       .mask_shape = {1, 1, 130, 200},
+       .block_q = 64,
+       .block_k = 64},
   };
   for (const int length : {63, 64, 65, 127, 128, 191, 193, 257}) {
-    list.push_back({.name = "square" + std::to_string(length), .q_len = length, .kv_len = length,
+    list.push_back({.name = "square" + std::to_string(length),
+                    .q_len = length,
+                    .kv_len = length,
                     .causal = length % 2 ? Causal::kUpperLeft : Causal::kNone});
   }
   return list;
@@ -157,16 +247,21 @@ INSTANTIATE_TEST_SUITE_P(Edge, EmulatedEdge, ::testing::ValuesIn(edge_cases()),
 
 // A row's bits depend neither on what shares the batch nor on which CTA computes it.
 TEST(EmulatedForward, GivesTheSameBitsInAnyBatchAndGrid) {
-  const Case together = {.name = "bits", .batch = 2, .q_heads = 2, .kv_heads = 2, .q_len = 200,
-                         .kv_len = 200, .causal = Causal::kLowerRight};
+  const Case together = {.name = "bits",
+                         .batch = 2,
+                         .q_heads = 2,
+                         .kv_heads = 2,
+                         .q_len = 200,
+                         .kv_len = 200,
+                         .causal = Causal::kLowerRight};
   Case other_grid = together;
   other_grid.multiprocessors = 5;
   test::Tensors a(together), b(together), alone(together);
   run(together, a, emulation::kTimings[0]);
   run(other_grid, b, emulation::kTimings[2]);
   EXPECT_EQ(a.output(), b.output());
-  for (TensorLayout* tensor : {&alone.problem.q, &alone.problem.k, &alone.problem.v,
-                               &alone.problem.out}) {
+  for (TensorLayout* tensor :
+       {&alone.problem.q, &alone.problem.k, &alone.problem.v, &alone.problem.out}) {
     tensor->shape[0] = 1;
   }
   run(together, alone, emulation::kTimings[0]);
@@ -182,8 +277,8 @@ TEST(EmulatedForward, SkipsEmptyBlocks) {
     run(c, tensors, emulation::kTimings[0]);
     return emulation::machine().multiplies_run;
   };
-  const Case full = {.name = "skips", .q_len = 512, .kv_len = 512, .head_dim = 128,
-                     .v_head_dim = 128};
+  const Case full = {
+      .name = "skips", .q_len = 512, .kv_len = 512, .head_dim = 128, .v_head_dim = 128};
   Case causal = full, window = full;
   causal.causal = Causal::kUpperLeft;
   window.window_left = 10;

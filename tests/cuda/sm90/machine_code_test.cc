@@ -38,7 +38,8 @@ std::string disassembly(const std::string& cubin) {
   if (pipe == nullptr) return text;
   std::array<char, 65536> buffer;
   size_t count;
-  while ((count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0) text.append(buffer.data(), count);
+  while ((count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0)
+    text.append(buffer.data(), count);
   pclose(pipe);
   std::remove(path.c_str());
   return text;
@@ -79,8 +80,8 @@ TEST_P(MachineCode, HasNoSpillsAndUsesTheTensorCores) {
   EXPECT_EQ(code.find(" STL"), std::string::npos);
 }
 
-// All fp16 configurations and one of bf16, whose code differs in the names of two instructions: three
-// seconds each.
+// All fp16 configurations and one of bf16, whose code differs in the names of two instructions:
+// three seconds each.
 std::vector<KernelRequest> compiled_here() {
   std::vector<KernelRequest> requests;
   for (const KernelRequest& request : documented_requests()) {

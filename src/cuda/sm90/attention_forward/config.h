@@ -35,9 +35,9 @@ constexpr int round_up(int value, int multiple) {
 }
 
 // The sizes that decide everything else. head_dim: columns of Q and K that are multiplied (a
-// multiple of 16); v_head_dim: columns of O (an N of wgmma). Both may exceed the problem's: the copy
-// engine fills in zeros. consumers: warpgroups of 64 query rows each. A tile of kv_tile keys is
-// gathered from kv_tile / block_keys places of K and V.
+// multiple of 16); v_head_dim: columns of O (an N of wgmma). Both may exceed the problem's: the
+// copy engine fills in zeros. consumers: warpgroups of 64 query rows each. A tile of kv_tile keys
+// is gathered from kv_tile / block_keys places of K and V.
 struct Shape {
   int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0;
 
@@ -53,8 +53,8 @@ struct Shape {
   }
   constexpr int bookkeeping_bytes() const { return blocks() <= 2 ? 1024 : 2048; }
   constexpr int stages_if(int ctas) const {
-    const int room = kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() -
-                     bookkeeping_bytes();
+    const int room =
+        kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() - bookkeeping_bytes();
     return room / stage_bytes() < 8 ? room / stage_bytes() : 8;
   }
   // One consumer leaves room for a second CTA on the multiprocessor, if the ring stays long enough.
@@ -124,8 +124,9 @@ struct Config {
   // The ring carries K and V tiles alternately, in the order of their use: K0 K1 V0 K2 V1 ...
   struct SharedMemory {
     alignas(1024) uint16_t q[kQBytes / 2];  // [kQKColumns / 64][kQTile][64], swizzled
-    alignas(1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
-    tile::TileRecord<kBlocks> records[kStages];  // where the stage holds K
+    alignas(
+        1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
+    tile::TileRecord<kBlocks> records[kStages];                    // where the stage holds K
     int32_t task_has_tiles;
     arch::Barrier q_ready, q_free;
     arch::Barrier stage_ready[kStages], stage_free[kStages];

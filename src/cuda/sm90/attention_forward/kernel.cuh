@@ -68,9 +68,8 @@ struct Producer {
     for (int column = 0; column < columns; column += arch::kSwizzleElements) {
 #pragma unroll
       for (int b = 0; b < Config::kBlocks; ++b) {
-        uint16_t* const destination =
-            shared.stages[ring.stage] + column * Config::kKvTile +
-            b * Config::kBlockKeys * arch::kSwizzleElements;
+        uint16_t* const destination = shared.stages[ring.stage] + column * Config::kKvTile +
+                                      b * Config::kBlockKeys * arch::kSwizzleElements;
         arch::load_tile(map, ready, destination, column, record.blocks[b].first_key, head, batch,
                         arch::CacheHint::kEvictLast);
       }
@@ -148,7 +147,7 @@ template <class Config>
 struct Consumer {
   using SharedMemory = typename Config::SharedMemory;
   using Record = tile::TileRecord<Config::kBlocks>;
-  static constexpr int kScores = Config::kKvTile / 2;    // registers
+  static constexpr int kScores = Config::kKvTile / 2;  // registers
   static constexpr int kOutputs = Config::kVHeadDim / 2;
   static constexpr int kNoStage = -1;
 
@@ -208,8 +207,8 @@ struct Consumer {
         tile::keys_of_every_row(params.visibility, warpgroup_row, warpgroup_row + 63);
     if (!tile::fully_visible<Config::kBlockKeys>(record, every)) {
       tile::remove_pairs<Config::kBlockKeys, Config::kBlocks>(
-          s, record, params.visibility, first_row,
-          first_row & (params.lists.block_q - 1), params.lists.block_k);
+          s, record, params.visibility, first_row, first_row & (params.lists.block_q - 1),
+          params.lists.block_k);
     }
     tile::update_softmax<kScores / 4, Config::kPolynomialQuarters>(
         s, Config::kTransform ? 1.0f : params.scale_log2, rows, correction);
@@ -264,9 +263,9 @@ struct Consumer {
       arch::mma_fence_registers(s);
       arrive_once_per_warp(shared.stage_free[k_stage]);
       softmax(s, record, at, rows, correction);
-      // The wait for K stands between the softmax and the wait for P V on purpose: its loop ends the
-      // basic block, and without it ptxas lifts the second wait above the softmax that P V is to
-      // run under.
+      // The wait for K stands between the softmax and the wait for P V on purpose: its loop ends
+      // the basic block, and without it ptxas lifts the second wait above the softmax that P V is
+      // to run under.
       const bool more = record.has_next;
       if (more) {
         k_stage = wait_stage();

@@ -24,22 +24,17 @@ int tile_columns(int64_t head_dim) {  // the widths for which wgmma and the tile
 tile::MaskType mask_type(const AttentionProblem& problem) {
   if (problem.mask_kind == MaskKind::kNone) return tile::MaskType::kNone;
   switch (problem.mask.dtype) {
-    case DataType::kBool:
-      return tile::MaskType::kBool;
-    case DataType::kFloat16:
-      return tile::MaskType::kFloat16;
-    case DataType::kBFloat16:
-      return tile::MaskType::kBFloat16;
-    default:
-      return tile::MaskType::kFloat32;
+    case DataType::kBool: return tile::MaskType::kBool;
+    case DataType::kFloat16: return tile::MaskType::kFloat16;
+    case DataType::kBFloat16: return tile::MaskType::kBFloat16;
+    default: return tile::MaskType::kFloat32;
   }
 }
 
 // Query rows of the multiprocessor that has most, with tiles of `consumers` warpgroups.
 int64_t busiest_rows(const AttentionProblem& problem, int consumers, int multiprocessors) {
   const int64_t rows = 64 * consumers;
-  const int64_t tasks =
-      (problem.q_len() + rows - 1) / rows * problem.q_heads() * problem.batch();
+  const int64_t tasks = (problem.q_len() + rows - 1) / rows * problem.q_heads() * problem.batch();
   return (tasks + multiprocessors - 1) / multiprocessors * rows;
 }
 
@@ -54,7 +49,8 @@ std::string ConfigChoice::type_name() const {
   static const char* const kMasks[] = {"kNone", "kBool", "kFloat16", "kBFloat16", "kFloat32"};
   std::string text = "bsk::sm90::attention_forward::Config<";
   text += element_type_name(element);
-  for (const int value : {shape.head_dim, shape.v_head_dim, shape.consumers, shape.kv_tile, shape.block_keys}) {
+  for (const int value :
+       {shape.head_dim, shape.v_head_dim, shape.consumers, shape.kv_tile, shape.block_keys}) {
     text.append(", ").append(std::to_string(value));
   }
   text += transform ? ", true" : ", false";
@@ -68,7 +64,8 @@ std::string ConfigChoice::name() const {
   if (shape.v_head_dim != shape.head_dim) text.append("v").append(std::to_string(shape.v_head_dim));
   text += std::string("_") + element_name(element) + "_q" + std::to_string(shape.q_tile()) + "k" +
           std::to_string(shape.kv_tile);
-  if (shape.block_keys != shape.kv_tile) text.append("_block").append(std::to_string(shape.block_keys));
+  if (shape.block_keys != shape.kv_tile)
+    text.append("_block").append(std::to_string(shape.block_keys));
   if (transform && mask == tile::MaskType::kNone) text += "_scores";
   return text + kMasks[static_cast<int>(mask)];
 }
@@ -114,10 +111,10 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
   }
   // 64 keys where 128 would not fit in a thread's registers (attn_mask needs some for itself).
   const bool masked = choice.mask != tile::MaskType::kNone;
-  choice.shape.kv_tile = widest > 192 || (widest > 128 && choice.shape.consumers == 1) ||
-                                 (widest > 64 && masked)
-                             ? 64
-                             : 128;
+  choice.shape.kv_tile =
+      widest > 192 || (widest > 128 && choice.shape.consumers == 1) || (widest > 64 && masked)
+          ? 64
+          : 128;
   choice.shape.block_keys =
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
   return choice;
@@ -132,7 +129,8 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   plan.config = choice.name();
   plan.q_tile = choice.shape.q_tile();
   plan.kv_tile = choice.shape.kv_tile;
-  plan.tasks = std::min<int64_t>(tasks, device.multiprocessors * choice.shape.ctas_per_multiprocessor());
+  plan.tasks =
+      std::min<int64_t>(tasks, device.multiprocessors * choice.shape.ctas_per_multiprocessor());
   plan.threads = choice.shape.threads();
   plan.shared_bytes = choice.shape.shared_bytes();
   return plan;
@@ -179,7 +177,8 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   if (schedule.longest_first) {
     const int64_t kv_head_bytes =
         2 * problem.kv_len() * (problem.head_dim() + problem.v_head_dim());
-    const int64_t kv_heads = std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes, 1));
+    const int64_t kv_heads =
+        std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes, 1));
     schedule.heads_per_group = static_cast<int32_t>(
         std::min<int64_t>(schedule.heads, kv_heads * params.q_heads_per_kv_head));
   }

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "bsk/attention.h"
-#include "src/cuda/sm90/kernels.h"
 #include "src/cuda/host/kernel_library.h"
 #include "src/cuda/host/tensor_map.h"
 #include "src/cuda/sm90/attention_forward/config.h"
+#include "src/cuda/sm90/kernels.h"
 
 namespace bsk::sm90::attention_forward {
 
@@ -23,7 +23,7 @@ struct ConfigChoice {
   int polynomial_quarters = 0;
 
   std::string type_name() const;  // the C++ type
-  std::string name() const;       // of kernel, test id and bench row: "sm90_attention_forward_d64_fp16"
+  std::string name() const;  // of kernel, test id and bench row: "sm90_attention_forward_d64_fp16"
   bool operator==(const ConfigChoice&) const = default;
 };
 
@@ -40,8 +40,6 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
 
 void launch(const AttentionProblem& problem, const AttentionPlan& plan,
             const AttentionBuffers& buffers);
-
-
 
 // The configurations embedded in the package.
 std::vector<cuda::KernelRequest> documented_requests();

@@ -89,9 +89,9 @@ struct Config {
   static_assert(kTiles >= kKeyGroups);
 
   struct SharedMemory {
-    alignas(1024) uint16_t q[kQBytes / 2];           // [kHeadDim / 64][kQTile][64], swizzled
-    alignas(1024) uint16_t k[kTiles][kKBytes / 2];   // [kHeadDim / 64][kKvTile][64]
-    alignas(1024) uint16_t v[kTiles][kVBytes / 2];   // [kVHeadDim / 64][kKvTile][64]
+    alignas(1024) uint16_t q[kQBytes / 2];          // [kHeadDim / 64][kQTile][64], swizzled
+    alignas(1024) uint16_t k[kTiles][kKBytes / 2];  // [kHeadDim / 64][kKvTile][64]
+    alignas(1024) uint16_t v[kTiles][kVBytes / 2];  // [kVHeadDim / 64][kKvTile][64]
     // What a key group adds to a part of another: [row group][part][sender][values / 4][thread][4].
     alignas(16) float merge[kMergeOverKeys ? 4 : kShape.merge_bytes() / 4 + 4];
     float maximum[kKeyGroups][kQTile];

@@ -33,12 +33,17 @@ __device__ __forceinline__ Coordinates coordinates_of(const Params& params) {
   const tile::KeyRange range = tile::keys_of_any_row(params.visibility, first_row, last_row);
   const int first_tile = range.begin / Config::kKvTile;
   const int end_tile = (range.end + Config::kKvTile - 1) / Config::kKvTile;
-  return {batch,    q_head,     q_head / params.q_heads_per_kv_head,           first_row,
-          last_row, first_tile, end_tile > first_tile ? end_tile - first_tile : 0};
+  return {batch,
+          q_head,
+          q_head / params.q_heads_per_kv_head,
+          first_row,
+          last_row,
+          first_tile,
+          end_tile > first_tile ? end_tile - first_tile : 0};
 }
 
-// One thread of a warpgroup starts the copies of every kWarpgroups-th tile (and warpgroup 0 of Q). It
-// also initialises their barriers, so that no copy waits for the block's first synchronisation.
+// One thread of a warpgroup starts the copies of every kWarpgroups-th tile (and warpgroup 0 of Q).
+// It also initialises their barriers, so that no copy waits for the block's first synchronisation.
 template <class Config>
 __device__ __forceinline__ void start_copies(typename Config::SharedMemory& shared,
                                              const Params& params, const Coordinates& at,
@@ -105,8 +110,7 @@ struct Warpgroup {
           s, shared.q + row_group * 64 * arch::kSwizzleElements, shared.k[t]);
       arch::mma_wait<0>();
       arch::mma_fence_registers(s);
-      const tile::TileRecord<1> record = {
-          {{(at.first_tile + t) * Config::kKvTile, nullptr}}, 0};
+      const tile::TileRecord<1> record = {{{(at.first_tile + t) * Config::kKvTile, nullptr}}, 0};
       if (!tile::fully_visible<Config::kKvTile>(record, every)) {
         tile::remove_pairs<Config::kKvTile, 1>(s, record, params.visibility,
                                                first_row() + tile::fragment_row(), 0, 0);
@@ -131,10 +135,9 @@ struct Warpgroup {
   __device__ __forceinline__ float* merge_slot(int part, int sender, int value) {
     const int place = sender < part ? sender : sender - 1;
     const int slot = (row_group * Config::kParts + part) * (Config::kParts - 1) + place;
-    float* const merge =
-        Config::kMergeOverKeys ? reinterpret_cast<float*>(shared.k) : shared.merge;
+    float* const merge = Config::kMergeOverKeys ? reinterpret_cast<float*>(shared.k) : shared.merge;
     return merge + ((slot * Config::kPartValues + value) * arch::kWarpgroupThreads +
-                           arch::thread_index() % arch::kWarpgroupThreads * 4);
+                    arch::thread_index() % arch::kWarpgroupThreads * 4);
   }
 
   // Hands every part but its own to the key group that finishes it. All key groups hold the same
@@ -198,8 +201,8 @@ struct Warpgroup {
       store_lse(kRow, maximum, sum);
     }
     tile::store_row<Config::kElement>(part, out_tile(), params.out_row_stride, kRow,
-                                      params.q_len - first_row(),
-                                      kPart / 2 * Config::kPartColumns, params.v_head_dim);
+                                      params.q_len - first_row(), kPart / 2 * Config::kPartColumns,
+                                      params.v_head_dim);
   }
 
   __device__ __forceinline__ void store_lse(int r, float maximum, float sum) {

@@ -36,11 +36,11 @@ cuda::KernelRequest request(const ConfigChoice& choice) {
 std::vector<Shape> shapes() {
   return {
       // head_dim, v_head_dim, row groups, key groups, keys of a tile, tiles
-      {64, 64, 1, 2, 64, 2},     // up to 128 keys: a short launch of 256 threads
-      {64, 64, 1, 4, 128, 4},    // up to 512 keys, 64 rows a CTA
-      {64, 64, 2, 2, 128, 4},    // 128 rows a CTA
-      {128, 128, 1, 2, 64, 2},   // up to 128 keys
-      {128, 128, 1, 4, 64, 4},   // up to 256 keys
+      {64, 64, 1, 2, 64, 2},    // up to 128 keys: a short launch of 256 threads
+      {64, 64, 1, 4, 128, 4},   // up to 512 keys, 64 rows a CTA
+      {64, 64, 2, 2, 128, 4},   // 128 rows a CTA
+      {128, 128, 1, 2, 64, 2},  // up to 128 keys
+      {128, 128, 1, 4, 64, 4},  // up to 256 keys
       {128, 128, 2, 2, 64, 4},
   };
 }

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "bsk/attention.h"
-#include "src/cuda/sm90/kernels.h"
 #include "src/cuda/host/kernel_library.h"
 #include "src/cuda/host/tensor_map.h"
 #include "src/cuda/sm90/attention_forward_small/config.h"
+#include "src/cuda/sm90/kernels.h"
 
 namespace bsk::sm90::attention_forward_small {
 
@@ -41,8 +41,6 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
 
 void launch(const AttentionProblem& problem, const AttentionPlan& plan,
             const AttentionBuffers& buffers);
-
-
 
 // The configurations embedded in the package.
 std::vector<cuda::KernelRequest> documented_requests();

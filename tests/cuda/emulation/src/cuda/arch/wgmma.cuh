@@ -13,8 +13,7 @@ void mma_wait() {
 }
 
 template <Element kElement, int kN>
-void mma_shared(float (&d)[kN / 2], uint64_t a_descriptor, uint64_t b_descriptor,
-                bool accumulate) {
+void mma_shared(float (&d)[kN / 2], uint64_t a_descriptor, uint64_t b_descriptor, bool accumulate) {
   emulation::Multiply multiply;
   multiply.element = kElement;
   multiply.columns = kN;
@@ -25,8 +24,7 @@ void mma_shared(float (&d)[kN / 2], uint64_t a_descriptor, uint64_t b_descriptor
 }
 
 template <Element kElement, int kN>
-void mma_registers(float (&d)[kN / 2], const uint32_t* a, uint64_t b_descriptor,
-                   bool accumulate) {
+void mma_registers(float (&d)[kN / 2], const uint32_t* a, uint64_t b_descriptor, bool accumulate) {
   emulation::Multiply multiply;
   multiply.a_in_registers = true;
   multiply.element = kElement;
