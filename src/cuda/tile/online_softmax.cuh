@@ -13,7 +13,7 @@
 
 namespace bsk::tile {
 
-constexpr float kMinusInfinity = -__builtin_huge_valf();
+constexpr float kMinusInfinity = __builtin_bit_cast(float, 0xff800000u);
 constexpr float kLazyMargin = 8.0f;  // log2
 constexpr int kRowsPerThread = 2;
 

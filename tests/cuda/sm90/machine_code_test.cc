@@ -1,0 +1,100 @@
+// What the compiler makes of every documented Hopper configuration: needs NVRTC, no GPU.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <regex>
+
+#include "src/cuda/catalog.h"
+#include "src/cuda/host/compiler.h"
+#include "src/cuda/host/engine.h"
+
+namespace bsk::cuda {
+namespace {
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  size_t begin = 0;
+  for (size_t end; (end = text.find(':', begin)) != std::string::npos; begin = end + 1) {
+    parts.push_back(text.substr(begin, end - begin));
+  }
+  parts.push_back(text.substr(begin));
+  return parts;
+}
+
+int64_t number_before(const std::string& log, const std::string& words) {
+  std::smatch match;
+  return std::regex_search(log, match, std::regex("([0-9]+) " + words)) ? std::stoll(match[1]) : -1;
+}
+
+std::string disassembly(const std::string& cubin) {
+  const std::string path = ::testing::TempDir() + "bsk_machine_code.cubin";
+  std::ofstream(path, std::ios::binary) << cubin;
+  const std::string command = std::string(NVDISASM) + " -c " + path;
+  std::string text;
+  FILE* const pipe = popen(command.c_str(), "r");
+  if (pipe == nullptr) return text;
+  std::array<char, 65536> buffer;
+  size_t count;
+  while ((count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0)
+    text.append(buffer.data(), count);
+  pclose(pipe);
+  std::remove(path.c_str());
+  return text;
+}
+
+class MachineCode : public ::testing::TestWithParam<KernelRequest> {};
+
+TEST_P(MachineCode, HasNoSpillsAndUsesTheTensorCores) {
+  EnginePlaces places;
+  places.nvrtc_libraries = split(NVRTC_LIBRARIES);
+  set_engine_places(places);
+  const CompilerStatus status = compiler_status();
+  if (!status.available) GTEST_SKIP() << status.sentence;
+  CompileOptions options;
+  options.architecture = GetParam().architecture;
+  options.include_dirs = {PACKED_SOURCES, PACKED_SOURCES "/cccl"};  // what the package brings
+  const CompileResult result =
+      compile(translation_unit(GetParam()), GetParam().name + ".cu", options);
+  EXPECT_EQ(number_before(result.log, "bytes spill stores"), 0) << result.log;
+  EXPECT_EQ(number_before(result.log, "bytes spill loads"), 0) << result.log;
+  std::smatch registers;
+  ASSERT_TRUE(std::regex_search(result.log, registers, std::regex("Used ([0-9]+) registers")));
+  EXPECT_LE(std::stoi(registers[1]), 168);
+  // C7508, C7510...: setmaxnreg ignored, wgmma serialised.
+  EXPECT_EQ(result.log.find("(C75"), std::string::npos) << result.log;
+  // About 160 KB are functions of the headers, which NVRTC keeps.
+  EXPECT_LT(result.cubin.size(), 256u * 1024);
+  EXPECT_LT(result.seconds, 60.0);
+  std::printf("%s: %s registers, %zu bytes, %.1f s\n", GetParam().name.c_str(),
+              registers[1].str().c_str(), result.cubin.size(), result.seconds);
+  RecordProperty("registers", registers[1].str());
+  RecordProperty("cubin_bytes", static_cast<int>(result.cubin.size()));
+  RecordProperty("compile_ms", static_cast<int>(result.seconds * 1000));
+  if (std::string(NVDISASM).empty()) return;
+  const std::string code = disassembly(result.cubin);
+  EXPECT_NE(code.find("HGMMA"), std::string::npos);
+  EXPECT_EQ(code.find(" LDL"), std::string::npos);
+  EXPECT_EQ(code.find(" STL"), std::string::npos);
+}
+
+// All fp16 configurations and one of bf16, whose code differs in the names of two instructions:
+// three seconds each.
+std::vector<KernelRequest> compiled_here() {
+  std::vector<KernelRequest> requests;
+  for (const KernelRequest& request : documented_requests()) {
+    const bool fp16 = request.name.find("_fp16") != std::string::npos;
+    if (fp16 || request.name == "sm90_attention_forward_d128_bf16_q128k128") {
+      requests.push_back(request);
+    }
+  }
+  return requests;
+}
+
+INSTANTIATE_TEST_SUITE_P(Documented, MachineCode, ::testing::ValuesIn(compiled_here()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace bsk::cuda
