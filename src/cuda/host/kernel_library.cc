@@ -73,7 +73,7 @@ KernelCode compiled_code(const KernelRequest& request, const EngineSettings& set
                 "Cannot compile " + request.name + ": this build has no kernel sources (" +
                     (settings.kernel_dir.empty() ? "no kernel folder is set"
                                                  : settings.kernel_dir + " holds none") +
-                    "). Reinstall blackwell-sparsek.");
+                    "). Build with -C cmake.define.BSK_PACK_KERNELS=ON.");
   }
   CompileResult result =
       compile(translation_unit(request), request.name + ".cu", compile_options(request, settings));
