@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
@@ -96,4 +97,8 @@ def test_vllm_omni_callable() -> None:
     ).transpose(1, 2)
     torch.testing.assert_close(result, expected)
     assert vllm_omni_attention.capabilities == frozenset()
+    (entry,) = importlib.metadata.entry_points(
+        group="vllm_omni.sparse_attn", name="blackwell_sparsek"
+    )
+    assert entry.load() is vllm_omni_attention
     assert torch.equal(vllm_omni_attention(q, k, v), attention_bshd(q, k, v))

@@ -189,6 +189,19 @@ def test_grouped_heads_are_not_copied() -> None:
     torch.testing.assert_close(ours.flatten(1, 2).double(), lse, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("empty", ["batch", "queries", "keys"])
+def test_empty_inputs(empty: str) -> None:
+    q, k, v = tensors(2, 8, 8)
+    if empty == "batch":
+        q, k, v = q[:0], k[:0], v[:0]
+    elif empty == "queries":
+        q = q[:, :0]
+    else:
+        k, v = k[:, :0], v[:, :0]
+    result = xops.memory_efficient_attention(q, k, v, op=OP)
+    assert torch.equal(result, torch.zeros_like(q))
+
+
 def test_reasons_are_ours_and_theirs() -> None:
     inputs = xops.fmha.Inputs
     q, k, v = tensors(1, 8, 8)
