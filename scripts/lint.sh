@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Runs every linter over the tree: bash scripts/lint.sh [--fix]     (--fix: formats, and fixes what ruff can, first)
+# Runs every linter over the tree: bash scripts/lint.sh [--fix | --no-tidy]
+# --fix: formats, and fixes what ruff can, first. --no-tidy: all but clang-tidy, which takes minutes.
 source "$(dirname "$0")/common.sh"
 
 case "${1:-}" in
-  "" | --fix) ;;
-  *) die "the only option is --fix; got '$1'." ;;
+  "" | --fix | --no-tidy) ;;
+  *) die "the options are --fix and --no-tidy; got '$1'." ;;
 esac
 if ! "$venv/bin/clang-tidy" --version >/dev/null 2>&1 || ! "$venv/bin/python" -c 'import torch, pytest' >/dev/null 2>&1; then
   make_venv "[lint,test]"
@@ -45,7 +46,7 @@ check "ruff check" ruff check -q "${python_folders[@]}"
 check "ruff format" ruff format -q --check "${python_folders[@]}"
 check "mypy" mypy --no-error-summary
 check "clang-format" clang-format --dry-run -Werror "${cpp[@]}"
-check "clang-tidy" tidy
+[ "${1:-}" = --no-tidy ] || check "clang-tidy" tidy
 check "shellcheck" shellcheck "${shell[@]}"
 check "workflows" check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 check "compose files" check-jsonschema --builtin-schema vendor.compose-spec docker-compose*.yml
