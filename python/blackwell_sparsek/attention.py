@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from blackwell_sparsek import _C, core, dispatch, fallback
 from blackwell_sparsek.block_mask import BlockMask
+from blackwell_sparsek.torch_op import ALLOCATES_NATIVELY
 
 __all__ = ["attention_forward", "plan"]
 
@@ -156,21 +157,12 @@ def _native_arguments(
         raise TypeError(
             f"return_lse: must be True or False; got {return_lse!r}. Pass return_lse=True for the LSE."
         )
-    if (
-        out is None
-        and not _ALLOCATES_NATIVELY
-        and isinstance(Q, Tensor)
-        and Q.dim() == V.dim() == 4
-    ):
+    if out is None and not ALLOCATES_NATIVELY and isinstance(Q, Tensor) and Q.dim() == V.dim() == 4:
         out = Q.new_empty((*Q.shape[:3], V.shape[3]))
     lse = None
-    if return_lse and not _ALLOCATES_NATIVELY and isinstance(Q, Tensor) and Q.dim() == 4:
+    if return_lse and not ALLOCATES_NATIVELY and isinstance(Q, Tensor) and Q.dim() == 4:
         lse = Q.new_empty(Q.shape[:3], dtype=torch.float32)
     return (Q, K, V, scale, causal, left, right, cap, attn_mask, lists, return_lse, out, lse)
-
-
-# torch gained DLPack's C exchange API after 2.10; without it the result is allocated here.
-_ALLOCATES_NATIVELY = hasattr(Tensor, "__dlpack_c_exchange_api__")
 
 
 def _causal_code(is_causal: object) -> int:

@@ -16,7 +16,6 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from blackwell_sparsek import attention, torch_op
 
-_AUTOCAST_FROM = (torch.float32, torch.float16, torch.bfloat16)
 _OPTIONS = ("is_causal", "attn_mask", "window", "softcap", "block_mask", "return_lse", "out")
 
 
@@ -46,7 +45,7 @@ def attention_forward(
     if isinstance(Q, Tensor) and torch.is_autocast_enabled(Q.device.type):
         dtype = torch.get_autocast_dtype(Q.device.type)
         Q, K, V = (
-            t.to(dtype) if isinstance(t, Tensor) and t.dtype in _AUTOCAST_FROM else t
+            t.to(dtype) if isinstance(t, Tensor) and t.dtype in torch_op.AUTOCAST_FROM else t
             for t in (Q, K, V)
         )
     if isinstance(out, Tensor) and out.is_neg():

@@ -25,7 +25,7 @@ from torch.autograd import forward_ad
 from blackwell_sparsek import _C, core, fallback
 from blackwell_sparsek.block_mask import BlockMask
 
-__all__ = ["call", "gradient_wanted"]
+__all__ = ["ALLOCATES_NATIVELY", "AUTOCAST_FROM", "call", "gradient_wanted"]
 
 NAMESPACE = "blackwell_sparsek"
 
@@ -43,7 +43,7 @@ _SCHEMAS = {
     "attention_forward_lse_out": f"(Tensor(a!) out, {_ARGUMENTS}) -> Tensor",
 }
 _CAUSAL: tuple[bool | str, ...] = (False, "upper_left", "lower_right")
-_AUTOCAST_FROM = (torch.float32, torch.float16, torch.bfloat16)
+AUTOCAST_FROM = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def call(native_arguments: tuple[Any, ...]) -> Any:
@@ -104,7 +104,7 @@ class _Operator:
         q, _, v, *_ = arguments
         lists = arguments[9:] if arguments[11] is not None else None
         result, lse = out, None
-        if not _ALLOCATES_NATIVELY:
+        if not ALLOCATES_NATIVELY:
             result = q.new_empty((*q.shape[:3], v.shape[3])) if out is None else out
             lse = q.new_empty(q.shape[:3], dtype=torch.float32) if self.has_lse else None
         config = core.config_in_force or core.get_default_config()
@@ -173,7 +173,7 @@ class _Operator:
         def cast(*args: Any) -> Any:
             dtype = torch.get_autocast_dtype(device_type)
             first = 1 if self.has_out else 0
-            qkv = [t.to(dtype) if t.dtype in _AUTOCAST_FROM else t for t in args[first : first + 3]]
+            qkv = [t.to(dtype) if t.dtype in AUTOCAST_FROM else t for t in args[first : first + 3]]
             with torch._C._ExcludeDispatchKeyGuard(keys):
                 return self.overload(*args[:first], *qkv, *args[first + 3 :])
 
@@ -208,7 +208,7 @@ class _Operator:
 
 _TENSOR_NAMES = ("Q", "K", "V")
 # torch gained DLPack's C exchange API after 2.10; without it the results are allocated here.
-_ALLOCATES_NATIVELY = hasattr(Tensor, "__dlpack_c_exchange_api__")
+ALLOCATES_NATIVELY = hasattr(Tensor, "__dlpack_c_exchange_api__")
 
 
 def _block_mask(arguments: tuple[Any, ...]) -> BlockMask:
