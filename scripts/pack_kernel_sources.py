@@ -1,10 +1,14 @@
 """Packs what compiling the GPU kernels needs into one folder that depends on nothing else.
 
-A user's machine has neither CUTLASS nor CUDA's C++ library, so the headers that the kernels reach
-travel with them. Every `#include` is followed, whatever the `#if` around it says: which branch is
-taken is for the compiler on the user's machine to decide, and its version is not known here.
-CUDA's own headers are those of CUDA 12.9: NVRTC 12.4 to 13.5 compile them, while 12.x does not
-compile those of CUDA 13.
+A user's machine has neither CUTLASS nor CUDA's C++ library (libcu++), so their headers that the
+kernels reach travel with them. Every `#include` is followed, whatever the `#if` around it says:
+which branch is taken is for the compiler on the user's machine to decide, and its version is not
+known here. libcu++ is that of CUDA 12.9: NVRTC 12.4 to 13.5 compile it, while 12.x does not compile
+that of CUDA 13.
+
+CUDA's own headers (cuda_fp16.h and the like) do not travel: NVIDIA's licence keeps most of them
+from it (THIRD_PARTY.md). The kernels need none; what CUTLASS and libcu++ include of them is on
+branches for other compilers, or has a stand-in in src/cuda/stand_ins.
 
     OUT/source/         the kernels (src/cuda/...) and every header they may include; to be given to
                         the compiler as two include folders, source/ and source/cccl/
@@ -26,13 +30,22 @@ INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*(?:<([^>\n]+)>|"([^"\n]+)")',
 COMPUTED_INCLUDE = re.compile(rb"^[ \t]*#[ \t]*include[ \t]+([^<\"\s].*)$", re.MULTILINE)
 CUDA_STD_HEADER = re.compile(rb"CUDA_STD_HEADER\((\w+)\)")
 
-# Reached from the headers above only where there is a host compiler: NVRTC never opens them.
-HOST_ONLY = {"cuda.h"}
+# The marks of the licences that let a header travel, of which each header must carry one.
+FREE_LICENCE = re.compile(
+    rb"SPDX-License-Identifier: (BSD-3-Clause|Apache-2\.0)\b"
+    rb"|under the Apache License v2\.0 with LLVM Exceptions"
+)
 
 
 def kernel_files(root: Path) -> list[Path]:
     """The device code of the repository; what else the kernels need, they include."""
     return sorted((root / "src/cuda").rglob("*.cuh"))
+
+
+MISSING_REMEDY = (
+    "Install what the GPU kernels are built from: pip install --no-deps nvidia-cutlass "
+    "nvidia-cuda-cccl-cu12 (versions: pyproject.toml)"
+)
 
 
 def included(path: Path, text: bytes) -> list[str]:
@@ -62,14 +75,16 @@ def closure(roots: list[Path], include_dirs: list[Path]) -> dict[str, bytes]:
             continue
         found[name] = text = path.read_bytes()
         for header in included(path, text):
-            if header in HOST_ONLY:
-                continue
             for folder in [path.parent, *include_dirs]:
                 candidate = Path(os.path.normpath(folder / header))
                 if candidate.is_file():
                     pending.append(candidate)
                     break
-            # Not found: the standard library's, on a branch for other compilers.
+            else:
+                # The standard library's or CUDA's, on a branch for other compilers. The kernels'
+                # own files have no such branches, but for what the host includes of them.
+                if path in roots and "." in header:
+                    raise SystemExit(f"{path}: nothing offers `{header}`. {MISSING_REMEDY}")
     return found
 
 
@@ -83,7 +98,7 @@ def package_dir(module: str, *below: str) -> list[Path]:
 def default_include_dirs() -> list[Path]:
     return [
         *package_dir("cutlass_library", "source/include"),
-        *package_dir("nvidia", "cuda_runtime/include", "cuda_cccl/include"),
+        *package_dir("nvidia", "cuda_cccl/include"),
     ]
 
 
@@ -95,7 +110,10 @@ def write_if_changed(path: Path, content: bytes) -> None:
 
 
 def pack(root: Path, include_dirs: list[Path], out: Path) -> dict[str, bytes]:
-    files = closure(kernel_files(root), [root, *include_dirs])
+    files = closure(kernel_files(root), [root, root / "src/cuda/stand_ins", *include_dirs])
+    for name, content in files.items():
+        if not name.startswith("src/") and FREE_LICENCE.search(content) is None:
+            raise SystemExit(f"{name} carries no licence that lets it be distributed.")
     digest = hashlib.sha256()
     for name in sorted(files):
         content = files[name]
@@ -123,14 +141,10 @@ def main() -> int:
         return 0
     if arguments.out is None:
         parser.error("--out is needed")
-    for needed in ("cutlass/cutlass.h", "cuda_fp16.h", "cuda/std/cstdint"):
+    for needed in ("cutlass/cutlass.h", "cuda/std/cstdint"):
         if not any((d / needed).is_file() for d in include_dirs):
-            print(
-                f"{needed} is in none of {[str(d) for d in include_dirs]}. Install what the GPU "
-                "kernels are built from: pip install nvidia-cutlass nvidia-cuda-runtime-cu12 "
-                "nvidia-cuda-cccl-cu12",
-                file=sys.stderr,
-            )
+            places = ", ".join(map(str, include_dirs)) or "no folder: there is nothing to search"
+            print(f"{needed} is not in {places}. {MISSING_REMEDY}", file=sys.stderr)
             return 1
     resolved = [Path(os.path.normpath(d.absolute())) for d in include_dirs]
     files = pack(arguments.root.absolute(), resolved, arguments.out)

@@ -1,9 +1,10 @@
 // Threads, registers and fences: one function per instruction. Kernels use this folder and no
 // instruction besides, which is what lets the emulator (tests/cuda/emulation) run their source.
+//
+// CUTLASS's wrappers are used where their headers include none of CUDA's own (cuda_fp16.h and the
+// like): those may not travel with the kernels, and not every user's machine has them.
 #pragma once
 
-#include <cutlass/arch/barrier.h>
-#include <cutlass/arch/grid_dependency_control.h>
 #include <cutlass/arch/reg_reconfig.h>
 
 #include "src/cuda/arch/types.h"
@@ -68,9 +69,13 @@ __device__ __forceinline__ void let_next_grid_start() {
 
 // PTX ISA 9.7.13: fence.proxy.async.shared::cta. Orders this thread's ordinary shared-memory writes
 // before reads by the tensor cores or the copy engine.
-__device__ __forceinline__ void fence_async_proxy() { cutlass::arch::fence_view_async_shared(); }
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 // PTX ISA 9.7.13: fence.mbarrier_init. Makes initialised barriers visible to the copy engine.
-__device__ __forceinline__ void fence_barrier_init() { cutlass::arch::fence_barrier_init(); }
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 }  // namespace bsk::arch

@@ -1,9 +1,6 @@
 // Arithmetic that is one instruction on the GPU.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "src/cuda/arch/types.h"
 
 namespace bsk::arch {
@@ -53,8 +50,11 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return packed;
 }
 
+// PTX ISA 9.7.9: cvt.f32.f16.
 __device__ __forceinline__ float half_to_float(uint16_t bits) {
-  return __half2float(__ushort_as_half(bits));
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(bits));
+  return y;
 }
 __device__ __forceinline__ float bfloat16_to_float(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);

@@ -1,23 +1,22 @@
 // The copy engine: tiles from global to shared memory by tensor map.
 #pragma once
 
-#include <cute/arch/copy_sm90_desc.hpp>
-#include <cute/arch/copy_sm90_tma.hpp>
-
 #include "src/cuda/arch/barrier.cuh"
 #include "src/cuda/arch/types.h"
 
 namespace bsk::arch {
 
+// What createpolicy makes of L2::evict_normal, ::evict_first and ::evict_last; the numbers are
+// those of CUTLASS (cute::TMA::CacheHintSm90).
 enum class CacheHint : uint64_t {
-  kNormal = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_NORMAL),
-  kEvictFirst = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_FIRST),
-  kEvictLast = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST),
+  kNormal = 0x1000000000000000,
+  kEvictFirst = 0x12f0000000000000,
+  kEvictLast = 0x14f0000000000000,
 };
 
 // PTX ISA 9.7.9: prefetch.tensormap.
 __device__ __forceinline__ void prefetch_tensor_map(const TensorMap& map) {
-  cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&map));
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
 // PTX ISA 9.7.9: cp.async.bulk.tensor.4d. Loads the box at (column, row, head, batch); elements
@@ -25,8 +24,12 @@ __device__ __forceinline__ void prefetch_tensor_map(const TensorMap& map) {
 __device__ __forceinline__ void load_tile(const TensorMap& map, Barrier& barrier, void* destination,
                                           int column, int row, int head, int batch,
                                           CacheHint hint) {
-  cute::SM90_TMA_LOAD_4D::copy(&map, &barrier.state, static_cast<uint64_t>(hint), destination,
-                               column, row, head, batch);
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(destination)),
+      "l"(&map), "r"(column), "r"(row), "r"(head), "r"(batch), "r"(shared_address(&barrier)),
+      "l"(hint)
+      : "memory");
 }
 
 }  // namespace bsk::arch
