@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import argparse
 import email
+import json
 import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 # Everything the binary may ask the system for. libgomp is torch's: docs/releasing.md, "OpenMP".
 ALLOWED_LIBRARIES = {
@@ -32,8 +36,15 @@ REQUIRED_FILES = (
     r"blackwell_sparsek/py\.typed",
     r"blackwell_sparsek/_C\.abi3\.so",
     r"blackwell_sparsek-[^/]+\.dist-info/licenses/LICENSE",
+    r"blackwell_sparsek-[^/]+\.dist-info/licenses/LICENSES/LLVM-exception\.txt",
     r"blackwell_sparsek-[^/]+\.dist-info/licenses/THIRD_PARTY\.md",
+    r"blackwell_sparsek-[^/]+\.dist-info/sboms/blackwell_sparsek\.cdx\.json",
+    r"blackwell_sparsek/kernels/source\.digest",
+    r"blackwell_sparsek/kernels/source/src/cuda/.*\.cuh",
+    r"blackwell_sparsek/kernels/cubins/.*\.bskcubin",
 )
+# What the bill of materials must name; cutlass and libcu++ are the headers of kernels/source.
+COMPONENTS = {"dlpack", "cutlass", "libcu++"}
 ALLOWED_FILES = (
     r"blackwell_sparsek/.*\.(py|pyi|typed|so)",
     r"blackwell_sparsek/kernels/.*",  # sources and machine code: scripts/pack_kernel_sources.py
@@ -59,6 +70,10 @@ def problems_of(wheel: Path, max_mb: float) -> list[str]:
         for name in names:
             if not any(re.fullmatch(pattern, name) for pattern in ALLOWED_FILES):
                 problems.append(f"contents: {name} does not belong in the wheel.")
+        for name in (n for n in names if n.endswith(".cdx.json")):
+            problems += problems_of_sbom(name, archive.read(name).decode())
+        cubins = [archive.getinfo(n) for n in names if n.endswith(".bskcubin")]
+        print(f"kernels: {len(cubins)} cubins, {sum(c.file_size for c in cubins) / 1e6:.2f} MB")
         (metadata_name,) = (n for n in names if n.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(archive.read(metadata_name))
         print(f"licence: {metadata['License-Expression']}, {metadata.get_all('License-File')}")
@@ -68,6 +83,18 @@ def problems_of(wheel: Path, max_mb: float) -> list[str]:
             for library in sorted(needed - ALLOWED_LIBRARIES):
                 problems.append(f"{name}: needs {library}, which not every machine has.")
     return problems
+
+
+def problems_of_sbom(name: str, text: str) -> list[str]:
+    """What is wrong with a bill of materials, as sentences."""
+    error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    if error is not None:
+        return [f"{name}: is not CycloneDX 1.6: {error}."]
+    parts = json.loads(text)["components"]
+    for part in parts:
+        print(f"inside: {part['name']} {part['version']}, {part['licenses'][0]['expression']}")
+    missing = COMPONENTS - {part["name"] for part in parts}
+    return [f"{name}: does not name {part}." for part in sorted(missing)]
 
 
 def needed_libraries(binary: bytes) -> set[str]:

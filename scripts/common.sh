@@ -44,6 +44,13 @@ pip_install() {
   [ -n "${BSK_VENV:-}" ] || "$venv/bin/python" -m pip install -q "$@"
 }
 
+# What the tests of the GPU side take, which need no GPU: the compiler, a disassembler, cuda.h (the engine's
+# declarations are compared with it), and the headers that the kernels include, as pyproject.toml pins them.
+kernel_test_packages() {
+  printf '%s\n' "nvidia-cuda-nvrtc>=13" nvidia-cuda-nvdisasm nvidia-cuda-runtime-cu12==12.9.79
+  grep -oE '"nvidia-[^"]+"' pyproject.toml | tr -d '"'
+}
+
 need_compiler() { # need_compiler PYTHON
   need_debian_package c++ g++ "compiles the C++ core"
   need_debian_package "$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \

@@ -133,19 +133,20 @@ def main() -> int:
     parser.add_argument(
         "--include-dir", type=Path, action="append", help="default: PyPI's packages"
     )
-    parser.add_argument("--print-include-dirs", action="store_true", help="and do nothing else")
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether the headers are there, by the status"
+    )
     arguments = parser.parse_args()
     include_dirs = arguments.include_dir or default_include_dirs()
-    if arguments.print_include_dirs:
-        print("\n".join(map(str, include_dirs)))
-        return 0
-    if arguments.out is None:
-        parser.error("--out is needed")
     for needed in ("cutlass/cutlass.h", "cuda/std/cstdint"):
         if not any((d / needed).is_file() for d in include_dirs):
             places = ", ".join(map(str, include_dirs)) or "no folder: there is nothing to search"
             print(f"{needed} is not in {places}. {MISSING_REMEDY}", file=sys.stderr)
             return 1
+    if arguments.check:
+        return 0
+    if arguments.out is None:
+        parser.error("--out is needed")
     resolved = [Path(os.path.normpath(d.absolute())) for d in include_dirs]
     files = pack(arguments.root.absolute(), resolved, arguments.out)
     size = sum(len(content) for content in files.values())

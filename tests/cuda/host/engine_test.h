@@ -109,8 +109,8 @@ inline KernelRequest vehicle_request(int threads) {
 
 // A kernel that includes what the real ones do: CUTLASS and CUDA's C++ library.
 inline KernelRequest cutlass_request(int threads) {
-  return {"cutlass_t" + std::to_string(threads), "src/cuda/vehicle/scale_box.cuh",
-          "vehicle::scale_box", "vehicle::Config<" + std::to_string(threads) + ">", "90a"};
+  return {"cutlass_t" + std::to_string(threads), "src/cuda/vehicle/scale_with_cutlass.cuh",
+          "vehicle::scale_with_cutlass", "vehicle::Config<" + std::to_string(threads) + ">", "90a"};
 }
 
 // The message of the Error that `body` throws, after checking its kind; "" and a failure where it
