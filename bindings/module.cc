@@ -3,6 +3,7 @@
 #include <Python.h>
 
 #include <string>
+#include <vector>
 
 #include "bindings/call.h"
 #include "bindings/engine_bindings.h"
@@ -134,6 +135,48 @@ PyObject* kernels_entry(PyObject*, PyObject*) {
   });
 }
 
+// What each kernel says to a problem on a device that need not be here.
+PyObject* kernel_reasons_entry(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject* call_arguments;
+    const char *type, *name;
+    DeviceProperties device;
+    long long shared_bytes;
+    if (!PyArg_ParseTuple(args, "O!(ssiiL)", &PyTuple_Type, &call_arguments, &type, &name,
+                          &device.compute_capability, &device.multiprocessors, &shared_bytes)) {
+      throw PythonError{};
+    }
+    device.type = std::string(type) == "cuda" ? DeviceType::kCuda : DeviceType::kCpu;
+    device.name = name;
+    device.shared_bytes = shared_bytes;
+    std::vector<PyObject*> items;  // borrowed
+    for (Py_ssize_t i = 0; i < PyTuple_Size(call_arguments); ++i)
+      items.push_back(PyTuple_GetItem(call_arguments, i));
+    Call call;
+    call.read(items.data(), static_cast<Py_ssize_t>(items.size()));
+    call.allocate();
+    validate(call.problem(), call.buffers());
+    PyObject* answers = PyDict_New();
+    if (answers == nullptr) throw PythonError{};
+    for (const Kernel& kernel : kernels()) {
+      PyObject* list = PyList_New(0);
+      bool complete = list != nullptr;
+      for (const std::string& reason : kernel.reasons(call.problem(), device)) {
+        PyObject* text = PyUnicode_FromString(reason.c_str());
+        complete = complete && text != nullptr && PyList_Append(list, text) == 0;
+        Py_XDECREF(text);
+      }
+      complete = complete && PyDict_SetItemString(answers, kernel.name, list) == 0;
+      Py_XDECREF(list);
+      if (!complete) {
+        Py_DECREF(answers);
+        throw PythonError{};
+      }
+    }
+    return answers;
+  });
+}
+
 PyObject* set_sources_entry(PyObject*, PyObject* args) {
   PyObject *threads, *device;
   if (!PyArg_ParseTuple(args, "OO", &threads, &device)) return nullptr;
@@ -176,6 +219,9 @@ PyMethodDef methods[] = {
      "options_in_force() -> [(name, variable, value, origin)]"},
     {"kernels", kernels_entry, METH_NOARGS,
      "kernels() -> [(name, summary, only_when_forced)], the most wanted first."},
+    {"kernel_reasons", kernel_reasons_entry, METH_VARARGS,
+     "kernel_reasons(attention_forward's arguments, (type, name, capability, multiprocessors, "
+     "shared_bytes)) -> {kernel: [why it cannot take the problem on that device]}."},
     {"set_sources", set_sources_entry, METH_VARARGS,
      "set_sources(threads, device): threads() -> int; device(index) -> (name, capability, "
      "multiprocessors, "

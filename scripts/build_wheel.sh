@@ -5,8 +5,8 @@
 source "$(dirname "$0")/common.sh"
 
 max_wheel_mb=15
-# Machine code of this compiler loads with every driver since CUDA 13.0 (580). With an older driver the package
-# compiles its kernels with the NVRTC that torch brings for that driver.
+# The compiler of the first CUDA 13: every driver for CUDA 13 (580 and later) loads its machine code. With an older
+# driver the package compiles its kernels with the NVRTC that torch brings for that driver.
 nvrtc="nvidia-cuda-nvrtc==13.0.88"
 python="$(find_python)"
 need_compiler "$python"

@@ -37,15 +37,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_api_reference_is_what_the_docstrings_say() -> None:
-    spec = importlib.util.spec_from_file_location(
-        "generate_api_reference", ROOT / "scripts" / "generate_api_reference.py"
-    )
+@pytest.mark.parametrize("name", ["api_reference", "support_matrix"])
+def test_a_generated_page_is_current(name: str) -> None:
+    """Of the docstrings, and of the kernels' own reasons."""
+    script = ROOT / f"scripts/generate_{name}.py"
+    spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "api_reference.md").read_text() == module.page(), (
-        "docs/api_reference.md is out of date: python scripts/generate_api_reference.py"
+    assert (ROOT / f"docs/{name}.md").read_text() == module.page(), (
+        f"docs/{name}.md is out of date: python scripts/generate_{name}.py"
     )
 
 
