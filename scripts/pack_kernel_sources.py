@@ -140,7 +140,7 @@ def main() -> int:
     include_dirs = arguments.include_dir or default_include_dirs()
     for needed in ("cutlass/cutlass.h", "cuda/std/cstdint"):
         if not any((d / needed).is_file() for d in include_dirs):
-            places = ", ".join(map(str, include_dirs)) or "no folder: there is nothing to search"
+            places = ", ".join(map(str, include_dirs)) or "any installed package"
             print(f"{needed} is not in {places}. {MISSING_REMEDY}", file=sys.stderr)
             return 1
     if arguments.check:
