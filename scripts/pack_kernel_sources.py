@@ -25,6 +25,7 @@ import re
 import sys
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parent.parent
 INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*(?:<([^>\n]+)>|"([^"\n]+)")', re.MULTILINE)
 # CUTLASS names CUDA's C++ library by a macro; any other computed include is an error below.
 COMPUTED_INCLUDE = re.compile(rb"^[ \t]*#[ \t]*include[ \t]+([^<\"\s].*)$", re.MULTILINE)
@@ -110,7 +111,7 @@ def write_if_changed(path: Path, content: bytes) -> None:
 
 
 def pack(root: Path, include_dirs: list[Path], out: Path) -> dict[str, bytes]:
-    files = closure(kernel_files(root), [root, root / "src/cuda/stand_ins", *include_dirs])
+    files = closure(kernel_files(root), [root, PROJECT / "src/cuda/stand_ins", *include_dirs])
     for name, content in files.items():
         if not name.startswith("src/") and FREE_LICENCE.search(content) is None:
             raise SystemExit(f"{name} carries no licence that lets it be distributed.")
@@ -128,7 +129,7 @@ def pack(root: Path, include_dirs: list[Path], out: Path) -> dict[str, bytes]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
+    parser.add_argument("--root", type=Path, default=PROJECT)
     parser.add_argument("--out", type=Path)
     parser.add_argument(
         "--include-dir", type=Path, action="append", help="default: PyPI's packages"
