@@ -176,7 +176,7 @@ std::vector<std::string> CompileOptions::arguments() const {
   std::vector<std::string> arguments = {
       "--gpu-architecture=sm_" + architecture,
       "--std=c++20",
-      // CUTLASS has functions that carry no __device__; NVRTC compiles no host functions.
+      // Headers that host and device share carry no __device__; NVRTC compiles no host functions.
       "--device-as-default-execution-space",
       // Headers come from include_dirs alone, not from the process's working directory.
       "--no-source-include",
