@@ -85,9 +85,14 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             for origin in ORIGINS:
                 command = [sys.executable, __file__, "--one", kernel, origin, folder]
-                run = subprocess.run(
-                    command, capture_output=True, text=True, timeout=arguments.timeout_s
-                )
+                try:
+                    run = subprocess.run(
+                        command, capture_output=True, text=True, timeout=arguments.timeout_s
+                    )
+                except subprocess.TimeoutExpired:
+                    print(f"{kernel:32} {origin:12} took more than {arguments.timeout_s:g} s")
+                    failed = True
+                    continue
                 if run.returncode != 0:
                     print(f"{kernel:32} {origin:12} failed:\n{run.stderr[-2000:]}")
                     failed = True
