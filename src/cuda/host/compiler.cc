@@ -176,7 +176,7 @@ std::vector<std::string> CompileOptions::arguments() const {
   std::vector<std::string> arguments = {
       "--gpu-architecture=sm_" + architecture,
       "--std=c++20",
-      // Headers that host and device share carry no __device__; NVRTC compiles no host functions.
+      // Headers shared with the host, and CUTLASS, lack __device__; NVRTC takes no host functions.
       "--device-as-default-execution-space",
       // Headers come from include_dirs alone, not from the process's working directory.
       "--no-source-include",
