@@ -17,6 +17,7 @@ from ._block_checks import (
     checked_same_device,
     checked_tensor,
 )
+from ._block_kernels import build
 from ._block_lists import problem, require, sorted_lists
 from ._block_mask_base import checked_kv_blocks
 from .block_mask_builders import PatternBuilders
@@ -108,6 +109,16 @@ class BlockMask(PatternBuilders):
         width = kv_blocks
         if max_blocks_per_row is not None:
             width = checked_int("max_blocks_per_row", max_blocks_per_row, 0)
+        batch, heads, q_blocks = indptr.shape[0], indptr.shape[1], indptr.shape[2] - 1
+        built = build(
+            "compressed_rows",
+            (batch, heads, q_blocks, kv_blocks),
+            (width, 0),
+            (indptr, indices),
+            (width,),
+        )
+        if built is not None:
+            return cls._of_lists(built, sizes, q_len, kv_len, kv_blocks)
         begin, end = indptr[..., :-1], indptr[..., 1:]
         require(
             (begin >= 0) & (end >= begin) & (end <= indices.shape[-1]) & (end - begin <= width),
@@ -120,10 +131,8 @@ class BlockMask(PatternBuilders):
         else:
             source = (begin.unsqueeze(-1) + slot).clamp_(max=indices.shape[-1] - 1).long()
             lists = indices.gather(-1, source.flatten(-2)).view(*begin.shape, width)
-        counts, ordered = sorted_lists(end - begin, lists, kv_blocks)
-        return cls(
-            counts, ordered, block_size=sizes, q_len=q_len, kv_len=kv_len, kv_blocks=kv_blocks
-        )
+        full = sorted_lists(end - begin, lists, kv_blocks)
+        return cls._of_lists(full, sizes, q_len, kv_len, kv_blocks)
 
     @classmethod
     def from_flex(cls, block_mask: Any, *, max_partial_blocks: int | None = None) -> Self:

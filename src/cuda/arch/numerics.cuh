@@ -29,6 +29,9 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   return y;
 }
 
+// To the last bit or two, at several instructions.
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+
 __device__ __forceinline__ float fused_multiply_add(float a, float b, float c) {
   return __fmaf_rn(a, b, c);
 }

@@ -150,12 +150,15 @@ uint64_t Machine::exchange(uint64_t value, int source_lane) {
   return values[source_lane];
 }
 
-bool Machine::any(bool predicate) {
+uint32_t Machine::ballot(bool predicate) {
   const int warp = current_->thread / arch::kWarpThreads;
   const int parity = warps_[warp].generation & 1;
   exchange(predicate, 0);
-  return std::any_of(std::begin(warps_[warp].values[parity]), std::end(warps_[warp].values[parity]),
-                     [](uint64_t value) { return value != 0; });
+  uint32_t votes = 0;
+  for (int lane = 0; lane < arch::kWarpThreads; ++lane) {
+    votes |= static_cast<uint32_t>(warps_[warp].values[parity][lane] != 0) << lane;
+  }
+  return votes;
 }
 
 void Machine::arrive(int id, int threads) {
