@@ -95,23 +95,9 @@ PreparedBlockMask::PreparedBlockMask(PyObject* tuple, PyObject* q_len, PyObject*
       kv_blocks_(integer(kv_blocks)),
       tuple_(tuple) {
   Py_INCREF(tuple);
-  for (int i = 0; i < 5; ++i) {
-    PyObject* tensor = PyTuple_GetItem(tuple, 2 + i);
-    const DLPackExchangeAPI* api = exchange_api(Py_TYPE(tensor));
-    if (tensor == Py_None || api == nullptr) continue;
-    if (api->managed_tensor_from_py_object_no_sync(tensor, &memory_[i]) != 0) {
-      PyErr_Clear();  // the reference to the tensor remains
-      memory_[i] = nullptr;
-    }
-  }
 }
 
-PreparedBlockMask::~PreparedBlockMask() {
-  for (DLManagedTensorVersioned* memory : memory_) {
-    if (memory != nullptr && memory->deleter != nullptr) memory->deleter(memory);
-  }
-  Py_XDECREF(tuple_);
-}
+PreparedBlockMask::~PreparedBlockMask() { Py_XDECREF(tuple_); }
 
 bool PreparedBlockMask::fits(int64_t q_len, int64_t kv_len) const {
   const int64_t block_k = lists_.layout.block_k;

@@ -18,8 +18,7 @@ struct BlockLists {
 // partial_bits); the last three may be None. Throws where they break a rule.
 BlockLists read_block_lists(PyObject* tuple);
 
-// As above, and the lengths that the mask is bound to. Owns the memory of the lists: a tensor that
-// is made to point elsewhere leaves it behind, but never freed.
+// As above, and the lengths that the mask is bound to. Keeps the tensors of the tuple.
 class PreparedBlockMask {
  public:
   // tuple: as above. q_len, kv_len: None = not bound.
@@ -35,7 +34,6 @@ class PreparedBlockMask {
   BlockLists lists_;
   int64_t q_len_ = -1, kv_len_ = -1, kv_blocks_ = 0;
   PyObject* tuple_;
-  DLManagedTensorVersioned* memory_[5] = {};
 };
 
 // A capsule with a PreparedBlockMask, for `BlockMask._prepared`.

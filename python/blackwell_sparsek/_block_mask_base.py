@@ -441,8 +441,11 @@ class BlockMaskBase:
 
     def _prepare(self) -> object:
         """The lists as a native call reads them; `attention_forward` asks once and keeps it here."""
-        lists = (*self.block_size, *self._tensors())
-        prepared = _C.prepare_block_mask(lists, self.q_len, self.kv_len, self.kv_blocks)
+        # Aliases: a list made to point elsewhere (`.data =`, `set_`) leaves its memory alive.
+        lists = [None if tensor is None else tensor.detach() for tensor in self._tensors()]
+        prepared = _C.prepare_block_mask(
+            (*self.block_size, *lists), self.q_len, self.kv_len, self.kv_blocks
+        )
         object.__setattr__(self, "_prepared", prepared)
         return prepared
 

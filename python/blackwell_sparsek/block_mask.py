@@ -36,9 +36,13 @@ class BlockMask(PatternBuilders):
     Make one with `from_dense`, `from_indices`, `from_bsr`, `from_flex`, `from_fa4` or a pattern
     (`sliding_window`, `vertical_slash`, `document`, `top_k`, `cumulative_mass`, `strided`,
     `random`). All of them run on the tensors' device in O(number of blocks), never synchronise with
-    the host, and may be captured in a CUDA graph, which then replays with new contents. Values that
-    break a rule (an index out of range) raise ValueError for CPU tensors; on a GPU, where reading
-    them would synchronise, they trip a device-side assertion.
+    the host, and may be captured in a CUDA graph, which then replays with new contents; on a Hopper
+    GPU most are one kernel (docs/block_masks.md). Values that break a rule (an index out of range)
+    raise ValueError for CPU tensors; on a GPU, where reading them would synchronise, they trip a
+    device-side assertion.
+
+    The lists' contents may change in place, and lists may be assigned; a list tensor that is made
+    to point to other memory (`.data =`, `set_`) is not noticed once the mask was used.
 
     Attributes:
         full_counts: int32 [batch, heads, q_blocks], full blocks of each query block.

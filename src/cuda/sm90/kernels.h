@@ -1,4 +1,4 @@
-// The Hopper kernels, in the order in which src/attention offers them. They have been compiled for
+// The Hopper attention kernels, in the order in which src/attention offers them. They have been compiled for
 // sm_90a and emulated, never yet run on a GPU.
 #pragma once
 
