@@ -442,7 +442,13 @@ class BlockMaskBase:
     def _prepare(self) -> object:
         """The lists as a native call reads them; `attention_forward` asks once and keeps it here."""
         # Aliases: a list made to point elsewhere (`.data =`, `set_`) leaves its memory alive.
-        lists = [None if tensor is None else tensor.detach() for tensor in self._tensors()]
+        lists: tuple[Tensor | None, ...] = (self.full_counts.data, self.full_indices.data)
+        if self.partial_bits is None:
+            lists += (None, None, None)
+        else:
+            assert self.partial_counts is not None and self.partial_indices is not None
+            partial = (self.partial_counts.data, self.partial_indices.data, self.partial_bits.data)
+            lists += partial
         prepared = _C.prepare_block_mask(
             (*self.block_size, *lists), self.q_len, self.kv_len, self.kv_blocks
         )
