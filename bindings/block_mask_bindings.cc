@@ -1,6 +1,7 @@
 #include "bindings/block_mask_bindings.h"
 
 #include <array>
+#include <memory>
 #include <string_view>
 
 #include "bindings/block_lists.h"
@@ -173,6 +174,11 @@ class Tensors {
     return static_cast<T*>(data);
   }
 
+  PyObject* get(size_t i) const {
+    Py_INCREF(objects_[i]);
+    return objects_[i];
+  }
+
   PyObject* tuple(Py_ssize_t count) const {
     PyObject* result = PyTuple_New(count);
     if (result == nullptr) throw PythonError{};
@@ -254,6 +260,74 @@ PyObject* build(PyObject* const* args) {
   return made.tuple(out.partial_width > 0 ? 5 : 2);
 }
 
+PyObject* pooled_scores(PyObject* q, PyObject* k, int block_q, int block_k, bool maximum,
+                        double scale, bool per_kv_head, PyObject* causal_offset) {
+  PyObject* const plain[] = {q, k};
+  if (!is_plain_call(plain, 2, Autocast::kIgnored)) Py_RETURN_NOTIMPLEMENTED;
+  PyObject* const pair = PyTuple_Pack(2, q, k);
+  if (pair == nullptr) throw PythonError{};
+  const std::unique_ptr<PyObject, decltype(&Py_DecRef)> owner(pair, Py_DecRef);
+  const Inputs inputs(pair, 0);
+  const int32_t device = inputs.device();
+  if (cuda::cuda_device(device).properties.compute_capability != 90) Py_RETURN_NOTIMPLEMENTED;
+
+  builder::PooledProductParams params;
+  builder::PoolParams& pool = params.pool;
+  pool.q = inputs.tensor(0, "bhrc");
+  pool.k = inputs.tensor(1, "bhrc");
+  pool.maximum = maximum;
+  pool.batch = inputs.size(0, 0);
+  pool.q_heads = inputs.size(0, 1);
+  pool.kv_heads = inputs.size(1, 1);
+  pool.head_dim = inputs.size(0, 3);
+  pool.q_len = inputs.size(0, 2);
+  pool.kv_len = inputs.size(1, 2);
+  pool.block_q = block_q;
+  pool.block_k = block_k;
+  pool.q_blocks = (pool.q_len + block_q - 1) / block_q;
+  pool.kv_blocks = (pool.kv_len + block_k - 1) / block_k;
+  params.heads = per_kv_head ? pool.kv_heads : pool.q_heads;
+  params.scale = static_cast<float>(scale);
+  params.causal = causal_offset != Py_None;
+  if (params.causal) params.offset = static_cast<int>(integer(causal_offset));
+  if (!builder::takes_pool(pool)) Py_RETURN_NOTIMPLEMENTED;
+
+  const DLDevice place = {kDLCUDA, device};
+  void* stream = nullptr;
+  if (!current_stream(plain_type(), place, &stream)) Py_RETURN_NOTIMPLEMENTED;
+  constexpr DLDataType kFloat = {kDLFloat, 32, 1};
+  Tensors made;
+  params.scores =
+      made.make<float>(0, place, kFloat, {pool.batch, params.heads, pool.q_blocks, pool.kv_blocks});
+  pool.pooled_q =
+      made.make<float>(1, place, kFloat, {pool.batch, pool.q_heads, pool.q_blocks, pool.head_dim});
+  pool.pooled_k = made.make<float>(2, place, kFloat,
+                                   {pool.batch, pool.kv_heads, pool.kv_blocks, pool.head_dim});
+  const bool done = without_gil([&] { return builder::pooled_scores(params, device, stream); });
+  if (!warn_of_engine_notices()) throw PythonError{};
+  if (!done) Py_RETURN_NOTIMPLEMENTED;
+  return made.get(0);
+}
+
+PyObject* pooled_scores_entry(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *q, *k, *causal_offset;
+    int block_q, block_k, maximum, per_kv_head;
+    double scale;
+    if (!PyArg_ParseTuple(args, "OOiipdpO", &q, &k, &block_q, &block_k, &maximum, &scale,
+                          &per_kv_head, &causal_offset)) {
+      throw PythonError{};
+    }
+    try {
+      return pooled_scores(q, k, block_q, block_k, maximum != 0, scale, per_kv_head != 0,
+                           causal_offset);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kUnsupported) throw;
+      Py_RETURN_NOTIMPLEMENTED;
+    }
+  });
+}
+
 PyObject* build_block_mask_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     if (count != kArguments) {
@@ -292,6 +366,9 @@ PyMethodDef methods[] = {
      "full_indices[, partial_counts, partial_indices, partial_bits]), or NotImplemented where no "
      "kernel takes it. `device` counts where there is no input; `out`: None or (full_counts, "
      "full_indices) to write into."},
+    {"pooled_scores", pooled_scores_entry, METH_VARARGS,
+     "pooled_scores(Q, K, block_q, block_k, maximum, scale, per_kv_head, causal_offset) -> scores, "
+     "or NotImplemented where no kernel takes it. causal_offset: None = not causal."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -46,5 +46,16 @@ def build_block_mask(
     out: tuple[Any, Any] | None,
     /,
 ) -> Any: ...
+def pooled_scores(
+    Q: Any,
+    K: Any,
+    block_q: int,
+    block_k: int,
+    maximum: bool,
+    scale: float,
+    per_kv_head: bool,
+    causal_offset: int | None,
+    /,
+) -> Any: ...
 def kernel_cache_stats() -> tuple[str, int, int, int]: ...
 def kernel_cache_clear() -> int: ...

@@ -52,3 +52,19 @@ def build(
         kind, shape, block_size, lengths, widths, inputs, numbers, index, out
     )
     return None if result is NotImplemented else result
+
+
+def block_scores(
+    Q: Tensor,
+    K: Tensor,
+    block_size: tuple[int, int],
+    maximum: bool,
+    scale: float,
+    per_kv_head: bool,
+    causal_offset: int | None,
+) -> Tensor | None:
+    """Pooled queries times pooled keys; None where torch has to do it (gradients, too)."""
+    if not Q.is_cuda or torch.compiler.is_compiling():
+        return None
+    result: Tensor = _C.pooled_scores(Q, K, *block_size, maximum, scale, per_kv_head, causal_offset)
+    return None if result is NotImplemented else result

@@ -16,7 +16,7 @@ from ._block_checks import (
     checked_same_device,
     checked_tensor,
 )
-from ._block_kernels import Device, build
+from ._block_kernels import Device, block_scores, build
 from ._block_lists import ceil_div, problem, require
 from ._block_mask_base import BlockMaskBase
 from ._block_patterns import (
@@ -462,17 +462,21 @@ class PatternBuilders(BlockMaskBase):
         if pool not in ("mean", "max"):
             rule = "must be 'mean' or 'max'"
             raise ValueError(problem("pool", rule, repr(pool), "Choose one of them."))
-        group = q_heads // kv_heads
-        pooled_q = pooled(Q, block_q, pool)
-        pooled_q = pooled_q.view(Q.shape[0], kv_heads, group, *pooled_q.shape[2:])
-        pooled_k = pooled(K, block_k, pool).unsqueeze(2)
         factor = head_dim**-0.5 if scale is None else scale
-        scores = (pooled_q @ pooled_k.transpose(-1, -2)) * factor
-        scores = scores.mean(2) if per_kv_head else scores.flatten(1, 2)
+        offset = None
         if is_causal is not False:
             align = "upper_left" if is_causal is True else is_causal
             offset = _diagonal_offset(align, q_len, kv_len, "is_causal")
-            (_, q_last), (k_first, _) = edges(q_len, kv_len, (block_q, block_k), Q.device)
+        sizes = (block_q, block_k)
+        done = block_scores(Q, K, sizes, pool == "max", factor, per_kv_head, offset)
+        if done is not None:
+            return done
+        pooled_q = pooled(Q, block_q, pool)
+        pooled_q = pooled_q.view(Q.shape[0], kv_heads, q_heads // kv_heads, *pooled_q.shape[2:])
+        scores = (pooled_q @ pooled(K, block_k, pool).unsqueeze(2).transpose(-1, -2)) * factor
+        scores = scores.mean(2) if per_kv_head else scores.flatten(1, 2)
+        if offset is not None:
+            (_, q_last), (k_first, _) = edges(q_len, kv_len, sizes, Q.device)
             scores = scores.masked_fill(k_first > q_last + offset, -torch.inf)
         return scores
 

@@ -56,4 +56,9 @@ void build_emulated(const Output& out, const Source& source, uint32_t seed) {
       source);
 }
 
+void pooled_scores_emulated(const PooledProductParams& params, uint32_t seed) {
+  run(pool_launch(params.pool), seed, [&] { pool<PoolConfig>(params.pool); });
+  run(pooled_product_launch(params), seed, [&] { pooled_product<PooledProductConfig>(params); });
+}
+
 }  // namespace bsk::test

@@ -11,4 +11,7 @@ namespace bsk::test {
 void build_emulated(const sm90::block_mask_build::Output& out,
                     const sm90::block_mask_build::Source& source, uint32_t seed = 1);
 
+void pooled_scores_emulated(const sm90::block_mask_build::PooledProductParams& params,
+                            uint32_t seed = 1);
+
 }  // namespace bsk::test

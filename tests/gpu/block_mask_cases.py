@@ -14,7 +14,7 @@ Case = Callable[[torch.device], BlockMask]
 
 _WIDTHS = (1, 7, 31, 32, 33, 64, 100, 127, 128, 129, 200, 512)
 _LENGTHS = (1, 17, 64, 100, 128, 129, 300, 555, 640, 1000)
-_SIZES = ((64, 64), (128, 128), (128, 64), (64, 128), (128, 32), (64, 16), (128, 16), (64, 32))
+SIZES = ((64, 64), (128, 128), (128, 64), (64, 128), (128, 32), (64, 16), (128, 16), (64, 32))
 
 
 def _generator(rng: random.Random) -> torch.Generator:
@@ -42,7 +42,7 @@ def _dense(rng: random.Random) -> Case:
             there = torch.cat([there, ~there], -1)[..., : shape[3]]
         return BlockMask.from_dense(there, rng_size)
 
-    rng_size = rng.choice(_SIZES)
+    rng_size = rng.choice(SIZES)
     return build
 
 
@@ -124,7 +124,7 @@ def _compressed_rows(rng: random.Random) -> Case:
 
 def _vertical_slash(rng: random.Random) -> Case:
     q_len, kv_len = rng.choice(_LENGTHS), rng.choice(_LENGTHS)
-    generator, sizes = _generator(rng), rng.choice(_SIZES)
+    generator, sizes = _generator(rng), rng.choice(SIZES)
     leading = (rng.choice((1, 2)), rng.choice((1, 3)))
     vertical = torch.randint(-1, kv_len, (*leading, rng.choice((0, 1, 40))), generator=generator)
     slash = torch.randint(-1, kv_len + 50, (*leading, rng.choice((0, 1, 20))), generator=generator)
@@ -143,7 +143,7 @@ def _vertical_slash(rng: random.Random) -> Case:
 def _window(rng: random.Random) -> Case:
     q_len, kv_len = rng.choice(_LENGTHS), rng.choice(_LENGTHS)
     left, right = rng.choice((-1, 0, 1, 63, 128, 300)), rng.choice((-1, 0, 0, 5, 130, 10**12))
-    sink, sizes = rng.choice((0, 0, 1, 64, 100, 2000)), rng.choice(_SIZES)
+    sink, sizes = rng.choice((0, 0, 1, 64, 100, 2000)), rng.choice(SIZES)
     align = rng.choice(("lower_right", "upper_left"))
     return lambda device: BlockMask.sliding_window(
         q_len, kv_len, left, right, sink, align=align, block_size=sizes, device=device
@@ -153,7 +153,7 @@ def _window(rng: random.Random) -> Case:
 def _strided(rng: random.Random) -> Case:
     q_len, kv_len = rng.choice(_LENGTHS), rng.choice(_LENGTHS)
     stride, local = rng.choice((1, 2, 3, 7)), rng.choice((0, 1, 2, 4))
-    causal, sizes = rng.random() < 0.5, rng.choice(_SIZES)
+    causal, sizes = rng.random() < 0.5, rng.choice(SIZES)
     align = rng.choice(("lower_right", "upper_left"))
     return lambda device: BlockMask.strided(
         q_len,
@@ -168,7 +168,7 @@ def _strided(rng: random.Random) -> Case:
 
 
 def _segments(rng: random.Random) -> Case:
-    length, sizes = rng.choice(_LENGTHS), rng.choice(_SIZES)
+    length, sizes = rng.choice(_LENGTHS), rng.choice(SIZES)
     end = length if rng.random() < 0.6 else rng.randrange(length + 1)
     inner = sorted(rng.randrange(end + 1) for _ in range(rng.choice((0, 1, 4, 30))))
     boundaries = torch.tensor([0, *inner, end] if rng.random() < 0.95 else [0])
@@ -181,7 +181,7 @@ def _segments(rng: random.Random) -> Case:
 
 
 def _ids(rng: random.Random) -> Case:
-    length, sizes, batch = rng.choice(_LENGTHS), rng.choice(_SIZES), rng.choice((1, 2))
+    length, sizes, batch = rng.choice(_LENGTHS), rng.choice(SIZES), rng.choice((1, 2))
     ids = torch.randint(-1, rng.choice((1, 4, 30)), (batch, length), generator=_generator(rng))
     if rng.random() < 0.7:
         ids = ids.sort(-1).values

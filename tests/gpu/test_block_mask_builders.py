@@ -105,6 +105,33 @@ def test_a_row_is_the_same_wherever_it_stands() -> None:
     assert torch.equal(alone.full_indices[0, 0, 0], first.full_indices[1, 2, 5])
 
 
+@pytest.mark.parametrize("pool", ["mean", "max"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pooled_scores(pool: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    native, answers = _C.pooled_scores, []
+    monkeypatch.setattr(
+        _C, "pooled_scores", lambda *args: answers.append(native(*args)) or answers[-1]
+    )
+    rng = random.Random(f"{pool} {dtype}")
+    for _ in range(40):
+        kv_heads, group = rng.choice((1, 2, 3)), rng.choice((1, 2, 4))
+        q_len, kv_len = rng.choice((1, 64, 300, 555)), rng.choice((1, 65, 400, 5000))
+        head_dim = rng.choice((8, 24, 64, 72, 128, 192, 256))
+        generator = torch.Generator().manual_seed(rng.randrange(1 << 40))
+        q = torch.randn((2, q_len, kv_heads * group, head_dim), generator=generator).to(dtype)
+        k = torch.randn((2, kv_heads, kv_len, head_dim), generator=generator).to(dtype)
+        options = {
+            "block_size": rng.choice(cases.SIZES),
+            "is_causal": rng.choice((False, True, "lower_right")),
+            "per_kv_head": rng.random() < 0.5,
+        }
+        q = q.transpose(1, 2)  # a view, not a copy
+        scores = BlockMask.pooled_scores(q.to(CUDA), k.to(CUDA), pool, **options)
+        expected = BlockMask.pooled_scores(q, k, pool, **options)
+        torch.testing.assert_close(scores.cpu(), expected, rtol=1e-4, atol=2e-5)
+    assert len(answers) == 40 and all(answer is not NotImplemented for answer in answers)
+
+
 @pytest.fixture
 def no_synchronisation() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")

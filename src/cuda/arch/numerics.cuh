@@ -63,6 +63,15 @@ __device__ __forceinline__ float bfloat16_to_float(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
 
+// PTX ISA 9.7.9: ld.global.v4.b32; 16-byte aligned.
+__device__ __forceinline__ void load_16_bytes(const void* source, uint32_t (&words)[4]) {
+  const uint4 loaded = *static_cast<const uint4*>(source);
+  words[0] = loaded.x;
+  words[1] = loaded.y;
+  words[2] = loaded.z;
+  words[3] = loaded.w;
+}
+
 // PTX ISA 9.7.9: st.global.v4.b32; 16-byte aligned.
 __device__ __forceinline__ void store_16_bytes(void* destination, uint32_t a, uint32_t b,
                                                uint32_t c, uint32_t d) {

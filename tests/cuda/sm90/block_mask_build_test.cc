@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -377,6 +378,89 @@ TEST(BlockMaskBuild, StridesCountFromTheDiagonal) {
   test::build_emulated(lists.out, Strided{0, 5, 2, true});
   // Row 4 holds the diagonal of key blocks 8 and 9.
   EXPECT_EQ(lists.full(4), (std::vector<int>{3, 7, 8, 9}));
+}
+
+// bf16 values are the upper halves of fp32 ones.
+float value_of(uint16_t bits) {
+  const uint32_t word = uint32_t{bits} << 16;
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+
+TEST(BlockMaskBuild, PoolsAndMultiplies) {
+  std::mt19937 random(6);
+  const int q_heads = 4, kv_heads = 2, q_len = 150, kv_len = 2200, head_dim = 72;
+  std::vector<uint16_t> q(q_heads * q_len * head_dim), k(kv_heads * kv_len * head_dim);
+  for (std::vector<uint16_t>* data : {&q, &k}) {
+    for (uint16_t& bits : *data) bits = static_cast<uint16_t>(0x3f00 + random() % 256);
+  }
+  for (const bool maximum : {false, true}) {
+    for (const int heads : {q_heads, kv_heads}) {
+      PooledProductParams params;
+      PoolParams& pool = params.pool;
+      pool = {tensor(q, Type::kBFloat16, {0, q_len * head_dim, head_dim, 1}),
+              tensor(k, Type::kBFloat16, {0, kv_len * head_dim, head_dim, 1}),
+              nullptr,
+              nullptr,
+              maximum,
+              1,
+              q_heads,
+              kv_heads,
+              head_dim,
+              q_len,
+              kv_len,
+              blocks_of(q_len, 64),
+              blocks_of(kv_len, 64),
+              64,
+              64};
+      ASSERT_TRUE(takes_pool(pool));
+      std::vector<float> pooled_q(static_cast<size_t>(q_heads * pool.q_blocks * head_dim), kNaN);
+      std::vector<float> pooled_k(static_cast<size_t>(kv_heads * pool.kv_blocks * head_dim), kNaN);
+      std::vector<float> scores(static_cast<size_t>(heads * pool.q_blocks * pool.kv_blocks), kNaN);
+      pool.pooled_q = pooled_q.data();
+      pool.pooled_k = pooled_k.data();
+      params.scores = scores.data();
+      params.scale = 0.5f;
+      params.heads = heads;
+      params.causal = true;
+      params.offset = kv_len - q_len;
+      test::pooled_scores_emulated(params, random());
+      const auto pooled = [&](const std::vector<uint16_t>& data, int length, int head, int block,
+                              int channel) {
+        double sum = 0, most = -1;
+        const int end = std::min(length, block * 64 + 64);
+        for (int row = block * 64; row < end; ++row) {
+          const float value =
+              value_of(data[static_cast<size_t>((head * length + row) * head_dim + channel)]);
+          sum += value;
+          most = std::max(most, static_cast<double>(value));
+        }
+        return maximum ? most : sum / (end - block * 64);
+      };
+      const int group = q_heads / heads;
+      for (int head = 0; head < heads; ++head) {
+        for (int i = 0; i < pool.q_blocks; ++i) {
+          for (const int j : {0, 1, 31, 32, 33, 34}) {
+            double wanted = 0;
+            for (int h = head * group; h < (head + 1) * group; ++h) {
+              for (int c = 0; c < head_dim; ++c) {
+                wanted += pooled(q, q_len, h, i, c) * pooled(k, kv_len, h / 2, j, c) * 0.5 / group;
+              }
+            }
+            const int last = std::min(i * 64 + 63, q_len - 1) + params.offset;
+            const float got =
+                scores[static_cast<size_t>((head * pool.q_blocks + i) * pool.kv_blocks + j)];
+            if (j * 64 > last) {
+              ASSERT_EQ(got, -kInfinity);
+            } else {
+              ASSERT_NEAR(got, wanted, 1e-4 * wanted);
+            }
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(BlockMaskBuild, TakesWhatFitsItsRegistersAndBitmaps) {

@@ -148,6 +148,40 @@ struct IdRangesConfig : Threads {
   using Params = IdRangesParams;
 };
 
+// ---- block scores by pooled queries and keys
+// -----------------------------------------------------
+
+// Q and K pooled to fp32 [batch, q_heads, q_blocks, head_dim] and [batch, kv_heads, kv_blocks, ..],
+// one CTA a block. fp16 or bf16, a unit stride in head_dim, rows 16-byte aligned.
+struct PoolParams {
+  Tensor q, k;
+  float* pooled_q = nullptr;
+  float* pooled_k = nullptr;
+  bool maximum = false;  // of every channel, not the mean
+  int batch = 0, q_heads = 0, kv_heads = 0, head_dim = 0;
+  int q_len = 0, kv_len = 0, q_blocks = 0, kv_blocks = 0, block_q = 0, block_k = 0;
+};
+
+// Scores [batch, heads, q_blocks, kv_blocks] of what PoolParams describes. heads = q_heads, or
+// kv_heads: the mean over the query heads of a group.
+struct PooledProductParams {
+  PoolParams pool;
+  float* scores = nullptr;
+  float scale = 0;
+  int heads = 0;
+  bool causal = false;  // -inf for blocks wholly beyond the diagonal
+  int offset = 0;       // of the diagonal
+};
+
+struct PoolConfig : Threads {
+  using Params = PoolParams;
+};
+struct PooledProductConfig : Threads {
+  using Params = PooledProductParams;
+  static constexpr int kTile = 32;  // blocks of either side
+};
+constexpr int kPoolSharedBytes = Threads::kThreads * 8 * 4;
+
 // Words of a row's bitmap in shared memory (Lists, CompressedRows, VerticalSlash).
 constexpr int bitmap_words(int kv_blocks) { return (kv_blocks + 31) / 32; }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "src/cuda/sm90/block_mask_build/patterns.cuh"
+#include "src/cuda/sm90/block_mask_build/pool.cuh"
 #include "src/cuda/sm90/block_mask_build/select.cuh"
 
 namespace bsk::sm90::block_mask_build {

@@ -216,8 +216,59 @@ bool build(const Output& out, const Source& source, int32_t device, void* stream
       source);
 }
 
+bool takes_pool(const PoolParams& params) {
+  const auto reads = [](const Tensor& tensor) {
+    const bool element = tensor.type == Type::kFloat16 || tensor.type == Type::kBFloat16;
+    return element && tensor.stride[3] == 1 && tensor.stride[0] % 8 == 0 &&
+           tensor.stride[1] % 8 == 0 && tensor.stride[2] % 8 == 0 &&
+           reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
+  };
+  const int64_t blocks = int64_t{params.batch} * (int64_t{params.q_heads} * params.q_blocks +
+                                                  int64_t{params.kv_heads} * params.kv_blocks);
+  return reads(params.q) && reads(params.k) && params.head_dim % 8 == 0 && params.head_dim >= 8 &&
+         params.head_dim <= 256 && params.q_len < kLengthLimit && params.kv_len < kLengthLimit &&
+         blocks < int64_t{1} << 31;
+}
+
+Launch pool_launch(const PoolParams& params) {
+  cuda::LaunchShape shape;
+  shape.grid[0] = static_cast<uint32_t>(
+      params.batch * (params.q_heads * params.q_blocks + params.kv_heads * params.kv_blocks));
+  shape.threads = Threads::kThreads;
+  shape.shared_bytes = kPoolSharedBytes;
+  return {request("pool", "pool", "PoolConfig"), shape};
+}
+
+Launch pooled_product_launch(const PooledProductParams& params) {
+  constexpr int kTile = PooledProductConfig::kTile;
+  const PoolParams& pool = params.pool;
+  const int64_t q_tiles = (pool.q_blocks + kTile - 1) / kTile;
+  const int64_t kv_tiles = (pool.kv_blocks + kTile - 1) / kTile;
+  cuda::LaunchShape shape;
+  shape.grid[0] = static_cast<uint32_t>(pool.batch * params.heads * q_tiles * kv_tiles);
+  shape.threads = Threads::kThreads;
+  shape.shared_bytes = 2 * kTile * (kTile + 1) * 4;
+  return {request("pooled_product", "pooled_product", "PooledProductConfig"), shape};
+}
+
+bool pooled_scores(const PooledProductParams& params, int32_t device, void* stream) {
+  static std::array<std::atomic<Slot*>, 4> slots;
+  const Launch pool = pool_launch(params.pool), product = pooled_product_launch(params);
+  if (product.shape.grid[0] == 0) return true;
+  Slot& pool_slot = slot_of(slots, 0, [&] { return pool.request; });
+  Slot& product_slot = slot_of(slots, 1, [&] { return product.request; });
+  if (!make_ready(pool_slot, device, pool.shape.shared_bytes) ||
+      !make_ready(product_slot, device, product.shape.shared_bytes)) {
+    return false;
+  }
+  cuda::launch(*pool_slot.kernel, device, stream, pool.shape, params.pool);
+  cuda::launch(*product_slot.kernel, device, stream, product.shape, params);
+  return true;
+}
+
 std::vector<cuda::KernelRequest> documented_requests() {
-  std::vector<cuda::KernelRequest> requests = {id_ranges_launch({}).request};
+  std::vector<cuda::KernelRequest> requests = {
+      id_ranges_launch({}).request, pool_launch({}).request, pooled_product_launch({}).request};
   for (const Source& source :
        {Source(Dense{}), Source(Lists{}), Source(Window{}), Source(Strided{}), Source(Segments{}),
         Source(Ids{}), Source(CompressedRows{}), Source(VerticalSlash{})}) {

@@ -34,6 +34,12 @@ Launch launch_of(const Output& out, const Source& source);
 // code for them: a notice says why, and torch operations have to do it.
 bool build(const Output& out, const Source& source, int32_t device, void* stream);
 
+// Block scores: pools Q and K, then multiplies. As `build`; the second also needs `takes_pool`.
+bool takes_pool(const PoolParams& params);
+Launch pool_launch(const PoolParams& params);
+Launch pooled_product_launch(const PooledProductParams& params);
+bool pooled_scores(const PooledProductParams& params, int32_t device, void* stream);
+
 // The configurations embedded in the package.
 std::vector<cuda::KernelRequest> documented_requests();
 

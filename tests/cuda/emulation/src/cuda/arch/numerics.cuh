@@ -54,6 +54,9 @@ uint32_t pack(float low, float high) {
   }
 }
 
+inline void load_16_bytes(const void* source, uint32_t (&words)[4]) {
+  std::memcpy(words, source, 16);
+}
 inline void store_16_bytes(void* destination, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   const uint32_t words[4] = {a, b, c, d};
   std::memcpy(destination, words, 16);
