@@ -2,6 +2,9 @@
 #include "tests/cuda/emulation/machine.h"
 
 #include <ucontext.h>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -48,6 +51,9 @@ void Machine::run_block(int threads, const std::function<void()>&) {
     fibers_[i].stack = std::move(stack);
     fibers_[i].stack.resize(kStackBytes);
     fibers_[i].thread = i;
+#if defined(__SANITIZE_ADDRESS__)  // what a fiber that a fault ended has left on its stack
+    __asan_unpoison_memory_region(fibers_[i].stack.data(), kStackBytes);
+#endif
     std::memset(&fibers_[i].stack[kStackBytes - kPoisonedStackBytes], kPoison, kPoisonedStackBytes);
   }
   std::vector<int> order(threads);
