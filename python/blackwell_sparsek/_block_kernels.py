@@ -41,7 +41,7 @@ def build(
         return None
     index = -1
     if inputs:
-        if not any(isinstance(tensor, Tensor) and tensor.is_cuda for tensor in inputs):
+        if inputs[0] is None or not inputs[0].is_cuda:
             return None
     else:
         place = torch.get_default_device() if device is None else torch.device(device)
