@@ -82,7 +82,6 @@ void set_sources(PyObject* threads, PyObject* device) {
 }
 
 Call::~Call() {
-  Py_XDECREF(block_lists_owner_);
   Py_XDECREF(out_object_);
   Py_XDECREF(lse_object_);
 }
@@ -100,7 +99,7 @@ void Call::read(PyObject* const* args, Py_ssize_t count) {
   problem_.window_right = integer(args[6]);
   problem_.softcap = real_number(args[7], "softcap", "Pass None for no cap.");
   if (args[8] != Py_None) read_mask(args[8]);
-  if (args[9] != Py_None) read_block_mask(args[9]);
+  if (args[9] != Py_None) take_block_lists(read_block_lists(args[9]));
   problem_.return_lse = PyObject_IsTrue(args[10]) == 1;
   if (args[11] != Py_None) read_out(args[11]);
   if (count > 12 && args[12] != Py_None) read_lse(args[12]);
@@ -145,12 +144,9 @@ bool Call::read_eager(PyObject* const* args) {
     problem_.softcap = real_number(softcap, "softcap", "Pass None for no cap.");
   if (mask != Py_None) read_mask(mask);
   if (block_mask != Py_None) {
-    PyObject* lists =
-        PyObject_CallMethod(block_mask, "_native", "LL", static_cast<long long>(problem_.q_len()),
-                            static_cast<long long>(problem_.kv_len()));
-    if (lists == nullptr) throw PythonError{};
-    block_lists_owner_ = lists;
-    read_block_mask(lists);
+    const PreparedBlockMask& prepared = prepared_block_mask(block_mask);
+    if (!prepared.fits(problem_.q_len(), problem_.kv_len())) return false;
+    take_block_lists(prepared.lists());
   }
   if (out != Py_None) read_out(out);
   forced_kernel_ = settings()->kernel;
@@ -168,6 +164,10 @@ void Call::read_tensors(PyObject* q, PyObject* k, PyObject* v) {
   buffers_.q = q_.data();
   buffers_.k = k_.data();
   buffers_.v = v_.data();
+  if (problem_.q.device == DeviceType::kCuda) {
+    // Where the library does not tell, the default stream.
+    current_stream(Py_TYPE(q), q_.tensor().device, &buffers_.stream);
+  }
 }
 
 void Call::read_scale(PyObject* scale) {
@@ -193,66 +193,15 @@ void Call::read_mask(PyObject* mask) {
   buffers_.mask = mask_.data();
 }
 
-void Call::read_block_mask(PyObject* block_mask) {
-  PyObject* items[7];
-  if (!PyArg_ParseTuple(block_mask, "OOOOOOO", &items[0], &items[1], &items[2], &items[3],
-                        &items[4], &items[5], &items[6])) {
-    throw PythonError{};
+void Call::take_block_lists(const BlockLists& lists) {
+  if (lists.device != problem_.q.device ||
+      (lists.device == DeviceType::kCuda && lists.device_index != problem_.q.device_index)) {
+    fail(ErrorKind::kValue, "block_mask", "must be on Q's device",
+         lists.device == DeviceType::kCpu ? "the CPU" : "another device",
+         "Move it there with block_mask.to(Q.device).");
   }
-  BlockMaskLayout& layout = problem_.block_mask;
-  layout.present = true;
-  layout.block_q = static_cast<int32_t>(integer(items[0]));
-  layout.block_k = static_cast<int32_t>(integer(items[1]));
-  const char* names[] = {"block_mask.full_counts", "block_mask.full_indices",
-                         "block_mask.partial_counts", "block_mask.partial_indices",
-                         "block_mask.partial_bits"};
-  const int32_t ranks[] = {3, 4, 3, 4, 6};
-  const void* data[5] = {};
-  for (int i = 0; i < 5; ++i) {
-    if (items[2 + i] == Py_None && i >= 2) continue;
-    block_lists_[i].read(items[2 + i], names[i]);
-    data[i] = contiguous_data(block_lists_[i], i < 4 ? kDLInt : kDLUInt, i < 4 ? 32 : 8, ranks[i]);
-    const DLTensor& tensor = block_lists_[i].tensor();
-    const bool on_cpu =
-        tensor.device.device_type == kDLCPU || tensor.device.device_type == kDLCUDAHost;
-    if (on_cpu != (problem_.q.device == DeviceType::kCpu) ||
-        (!on_cpu && tensor.device.device_id != problem_.q.device_index)) {
-      fail(ErrorKind::kValue, "block_mask", "must be on Q's device",
-           on_cpu ? "the CPU" : "another device", "Move it there with block_mask.to(Q.device).");
-    }
-  }
-  const DLTensor& indices = block_lists_[1].tensor();
-  layout.batch = indices.shape[0];
-  layout.heads = indices.shape[1];
-  layout.q_blocks = indices.shape[2];
-  layout.full_width = indices.shape[3];
-  const bool has_partial = items[4] != Py_None || items[5] != Py_None || items[6] != Py_None;
-  const DLTensor* partial_indices = block_lists_[3].tensor_or_null();
-  if (partial_indices != nullptr) layout.partial_width = partial_indices->shape[3];
-  for (int i = 0; i < 5; ++i) {
-    if (block_lists_[i].tensor_or_null() == nullptr) {
-      if (has_partial && i >= 2) {
-        fail(ErrorKind::kValue, names[i], "must be given with the other partial lists", "None",
-             "Build the mask with BlockMask's constructors.");
-      }
-      continue;
-    }
-    const int64_t* shape = block_lists_[i].tensor().shape;
-    const bool agrees = shape[0] == layout.batch && shape[1] == layout.heads &&
-                        shape[2] == layout.q_blocks &&
-                        (i < 3 || shape[3] == layout.partial_width) &&
-                        (i < 4 || (shape[4] == layout.block_q && shape[5] == layout.block_k / 8));
-    if (!agrees) {
-      fail(ErrorKind::kValue, names[i],
-           "must have the sizes [batch, heads, q_blocks, ...] of full_indices", "other sizes",
-           "Build the mask with BlockMask's constructors.");
-    }
-  }
-  buffers_.block_mask.full_counts = static_cast<const int32_t*>(data[0]);
-  buffers_.block_mask.full_indices = static_cast<const int32_t*>(data[1]);
-  buffers_.block_mask.partial_counts = static_cast<const int32_t*>(data[2]);
-  buffers_.block_mask.partial_indices = static_cast<const int32_t*>(data[3]);
-  buffers_.block_mask.partial_bits = static_cast<const uint8_t*>(data[4]);
+  problem_.block_mask = lists.layout;
+  buffers_.block_mask = lists.buffers;
 }
 
 void Call::read_lse(PyObject* lse) {
@@ -277,7 +226,7 @@ void Call::allocate() {
     problem_.out = contiguous(problem_.q.dtype, shape);
     problem_.out.device = problem_.q.device;
     problem_.out.device_index = problem_.q.device_index;
-    out_object_ = new_tensor(q_object_, q.device, q.dtype, 4, shape.data(), &buffers_.out);
+    out_object_ = new_tensor(Py_TYPE(q_object_), q.device, q.dtype, 4, shape.data(), &buffers_.out);
     if (out_object_ == nullptr) {
       fail(ErrorKind::kType, "out",
            "must be given for tensors whose library has no DLPack C exchange API", "None",
@@ -287,7 +236,7 @@ void Call::allocate() {
   if (problem_.return_lse && lse_object_ == nullptr) {
     const int64_t shape[3] = {problem_.batch(), problem_.q_heads(), problem_.q_len()};
     void* data = nullptr;
-    lse_object_ = new_tensor(q_object_, q.device, {kDLFloat, 32, 1}, 3, shape, &data);
+    lse_object_ = new_tensor(Py_TYPE(q_object_), q.device, {kDLFloat, 32, 1}, 3, shape, &data);
     if (lse_object_ == nullptr) {
       fail(ErrorKind::kType, "lse",
            "must be given for tensors whose library has no DLPack C exchange API", "None",

@@ -2,6 +2,7 @@
 // buffers.
 #pragma once
 
+#include "bindings/block_lists.h"
 #include "bindings/dlpack_tensor.h"
 
 namespace bsk::python {
@@ -42,14 +43,13 @@ class Call {
   void read_scale(PyObject* scale);
   void read_out(PyObject* out);
   void read_mask(PyObject* mask);
-  void read_block_mask(PyObject* block_mask);
+  void take_block_lists(const BlockLists& lists);
   void read_lse(PyObject* lse);
 
   PyObject* q_object_ = nullptr;  // borrowed
   PyObject* out_object_ = nullptr;
   PyObject* lse_object_ = nullptr;
-  PyObject* block_lists_owner_ = nullptr;
-  TensorArgument q_, k_, v_, mask_, out_, lse_, block_lists_[5];
+  TensorArgument q_, k_, v_, mask_, out_, lse_;
   AttentionProblem problem_;
   AttentionBuffers buffers_;
   std::string forced_kernel_;

@@ -130,9 +130,9 @@ void TensorArgument::read(PyObject* object, const char* name) {
   }
 }
 
-PyObject* new_tensor(PyObject* like, DLDevice device, DLDataType dtype, int32_t ndim,
+PyObject* new_tensor(PyTypeObject* type, DLDevice device, DLDataType dtype, int32_t ndim,
                      const int64_t* shape, void** data) {
-  const DLPackExchangeAPI* api = exchange_api(Py_TYPE(like));
+  const DLPackExchangeAPI* api = exchange_api(type);
   if (api == nullptr) return nullptr;
   DLTensor prototype{};
   prototype.device = device;
@@ -152,6 +152,12 @@ PyObject* new_tensor(PyObject* like, DLDevice device, DLDataType dtype, int32_t 
   void* object = nullptr;
   if (api->managed_tensor_to_py_object_no_sync(managed, &object) != 0) throw PythonError{};
   return static_cast<PyObject*>(object);
+}
+
+bool current_stream(PyTypeObject* type, DLDevice device, void** stream) {
+  const DLPackExchangeAPI* api = exchange_api(type);
+  return api != nullptr && api->current_work_stream != nullptr &&
+         api->current_work_stream(device.device_type, device.device_id, stream) == 0;
 }
 
 TensorLayout layout_of(const TensorArgument& argument, bool broadcast) {

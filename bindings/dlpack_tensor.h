@@ -38,10 +38,13 @@ struct PythonError {};
 // The exchange API of a type, or null. Looked up once per type.
 const DLPackExchangeAPI* exchange_api(PyTypeObject* type);
 
-// A new contiguous tensor of `like`'s library on its device; null where its type has no exchange
-// API.
-PyObject* new_tensor(PyObject* like, DLDevice device, DLDataType dtype, int32_t ndim,
+// A new contiguous tensor of a type's library; null where the type has no exchange API.
+PyObject* new_tensor(PyTypeObject* type, DLDevice device, DLDataType dtype, int32_t ndim,
                      const int64_t* shape, void** data);
+
+// The stream on which the type's library enqueues its work on a device; false where it does not
+// tell.
+bool current_stream(PyTypeObject* type, DLDevice device, void** stream);
 
 // [.., rows, columns] as a 4-dimensional layout; fewer than 4 dimensions are padded with ones on
 // the left where `broadcast` allows it. Throws Error where the rank, dtype or device is none that

@@ -6,13 +6,20 @@
 
 namespace bsk::python {
 
-// types: the exact tensor types whose memory may be read. flags: callables, each truthy (not None)
-// while something acts on calls (modes, transforms, autocast, tracing, forward AD). grad_enabled():
-// whether gradients are recorded. is_negated(tensor): whether a tensor is a lazily negated view.
-void set_gate(PyObject* types, PyObject* flags, PyObject* grad_enabled, PyObject* is_negated);
+// types: the exact tensor types whose memory may be read; new tensors are of the first one. flags:
+// callables, each truthy (not None) while something acts on calls (modes, transforms, tracing,
+// forward AD); autocast: one more, for calls whose dtypes it may change. grad_enabled(): whether
+// gradients are recorded. is_negated(tensor): whether a tensor is a lazily negated view.
+void set_gate(PyObject* types, PyObject* flags, PyObject* autocast, PyObject* grad_enabled,
+              PyObject* is_negated);
+
+enum class Autocast { kActs, kIgnored };
 
 // True if the native entry may read every tensor's memory as it is (null and None are skipped).
 // Never raises.
-bool is_plain_call(PyObject* const* tensors, int count);
+bool is_plain_call(PyObject* const* tensors, int count, Autocast autocast);
+
+// The type of new tensors; null before `set_gate`.
+PyTypeObject* plain_type();
 
 }  // namespace bsk::python

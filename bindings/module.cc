@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/block_mask_bindings.h"
 #include "bindings/call.h"
 #include "bindings/engine_bindings.h"
 #include "bindings/gate.h"
@@ -53,7 +54,8 @@ PyObject* attention_forward_eager_entry(PyObject*, PyObject* const* args, Py_ssi
         args + 4;  // is_causal, attn_mask, window, softcap, block_mask, return_lse, out
     if (count != 11) Py_RETURN_NOTIMPLEMENTED;
     PyObject* const tensors[] = {args[0], args[1], args[2], options[1], options[6]};
-    if (!is_plain_call(tensors, 5) || settings()->enable_profiling) Py_RETURN_NOTIMPLEMENTED;
+    if (!is_plain_call(tensors, 5, Autocast::kActs) || settings()->enable_profiling)
+      Py_RETURN_NOTIMPLEMENTED;
     try {
       Call call;
       if (!call.read_eager(args)) Py_RETURN_NOTIMPLEMENTED;
@@ -185,12 +187,12 @@ PyObject* set_sources_entry(PyObject*, PyObject* args) {
 }
 
 PyObject* set_gate_entry(PyObject*, PyObject* args) {
-  PyObject *types, *flags, *grad_enabled, *is_negated;
-  if (!PyArg_ParseTuple(args, "O!O!OO", &PyTuple_Type, &types, &PyTuple_Type, &flags, &grad_enabled,
-                        &is_negated)) {
+  PyObject *types, *flags, *autocast, *grad_enabled, *is_negated;
+  if (!PyArg_ParseTuple(args, "O!O!OOO", &PyTuple_Type, &types, &PyTuple_Type, &flags, &autocast,
+                        &grad_enabled, &is_negated)) {
     return nullptr;
   }
-  set_gate(types, flags, grad_enabled, is_negated);
+  set_gate(types, flags, autocast, grad_enabled, is_negated);
   Py_RETURN_NONE;
 }
 
@@ -202,7 +204,7 @@ PyMethodDef methods[] = {
      "return_lse, out): the "
      "result, or NotImplemented where the careful path has to decide."},
     {"set_gate", set_gate_entry, METH_VARARGS,
-     "set_gate(types, flags, grad_enabled, is_negated): what lets a call through to "
+     "set_gate(types, flags, autocast, grad_enabled, is_negated): what lets a call through to "
      "attention_forward_eager."},
     {"attention_forward",
      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(attention_forward_entry)),
@@ -252,5 +254,7 @@ PyMODINIT_FUNC PyInit__C() {
   Py_XINCREF(bsk::python::unsupported_error);
   if (PyModule_AddObject(object, "UnsupportedError", bsk::python::unsupported_error) != 0)
     return nullptr;
-  return bsk::python::add_engine_functions(object) ? object : nullptr;
+  const bool added =
+      bsk::python::add_engine_functions(object) && bsk::python::add_block_mask_functions(object);
+  return added ? object : nullptr;
 }

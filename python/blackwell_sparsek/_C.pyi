@@ -10,6 +10,7 @@ def attention_forward_eager(*arguments: Any) -> Any: ...
 def set_gate(
     types: tuple[type, ...],
     flags: tuple[Callable[[], object], ...],
+    autocast: Callable[[], bool],
     grad_enabled: Callable[[], bool],
     is_negated: Callable[[Any], bool],
     /,
@@ -33,5 +34,31 @@ def documented_kernels() -> list[tuple[str, str, str, str, str]]: ...
 def compile_kernel(
     name: str, source: str, entry: str, config: str, architecture: str, /
 ) -> tuple[str, float, int, str]: ...
+def prepare_block_mask(
+    lists: tuple[Any, ...], q_len: int | None, kv_len: int | None, kv_blocks: int, /
+) -> object: ...
+def build_block_mask(
+    kind: str,
+    shape: tuple[int, int, int, int],
+    block_size: tuple[int, int],
+    lengths: tuple[int, int],
+    widths: tuple[int, int],
+    inputs: tuple[Any, ...],
+    numbers: tuple[float, ...],
+    device: int,
+    out: tuple[Any, Any] | None,
+    /,
+) -> Any: ...
+def pooled_scores(
+    Q: Any,
+    K: Any,
+    block_q: int,
+    block_k: int,
+    maximum: bool,
+    scale: float,
+    per_kv_head: bool,
+    causal_offset: int | None,
+    /,
+) -> Any: ...
 def kernel_cache_stats() -> tuple[str, int, int, int]: ...
 def kernel_cache_clear() -> int: ...

@@ -58,6 +58,8 @@ def checked_fraction(argument: str, value: object) -> float:
 
 def checked_block_size(block_size: BlockSize) -> tuple[int, int]:
     """(block_q, block_k) of an int or a pair."""
+    if type(block_size) is int and block_size in BLOCK_Q_SIZES:
+        return block_size, block_size
     remedy = f"block_q is one of {BLOCK_Q_SIZES} queries and block_k one of {BLOCK_K_SIZES} keys."
     if isinstance(block_size, Sequence) and not isinstance(block_size, str):
         pair = tuple(block_size)

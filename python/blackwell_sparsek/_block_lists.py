@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ._block_kernels import build
+
 # Which pairs of listed blocks may attend: see `element_bits`.
 ElementRule = Callable[[Tensor, Tensor, int, int], Tensor]
 
@@ -58,13 +60,23 @@ def compact(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return counts.to(torch.int32), ordered.scatter_(-1, slot, values)
 
 
-def lists_from_dense(mask: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
+def lists_from_dense(
+    mask: Tensor, width: int | None = None, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Block lists of a bool mask [batch, heads, q_blocks, kv_blocks].
 
-    Returns counts int32 [batch, heads, q_blocks] and ascending indices int32 [..., width];
-    `width` defaults to kv_blocks and is otherwise a promise that no row holds more.
+    Returns counts int32 [batch, heads, q_blocks] and ascending indices int32 [..., width]; they are
+    written into `out` where it is given. `width` defaults to kv_blocks and is otherwise a promise
+    that no row holds more.
     """
-    kv_blocks = mask.shape[-1]
+    batch, heads, q_blocks, kv_blocks = mask.shape
+    shape = (batch, heads, q_blocks, kv_blocks)
+    capacity = kv_blocks if width is None else min(width, kv_blocks)
+    if out is not None:
+        capacity = out[1].shape[-1]
+    built = build("dense", shape, (capacity, 0), (mask,), out=out)
+    if built is not None:
+        return built[0], built[1]
     blocks = torch.arange(kv_blocks, dtype=torch.int32, device=mask.device)
     counts, indices = compact(blocks.expand(mask.shape), mask)
     if width is not None and width < kv_blocks:
@@ -74,6 +86,10 @@ def lists_from_dense(mask: Tensor, width: int | None = None) -> tuple[Tensor, Te
         )
         require(counts <= width, message)
         indices = indices[..., :width].contiguous()
+    if out is not None:
+        out[0].copy_(counts)
+        out[1].copy_(indices)
+        return out
     return counts, indices
 
 
@@ -93,6 +109,10 @@ def sorted_lists(counts: Tensor | None, indices: Tensor, kv_blocks: int) -> tupl
     counts: int [...] or None (every entry counts that is not -1); indices: int [..., width] with -1
     as padding. Entries outside [-1, kv_blocks) are an error (on a GPU: a device-side assertion).
     """
+    batch, heads, q_blocks, width = indices.shape
+    built = build("lists", (batch, heads, q_blocks, kv_blocks), (width, 0), (indices, counts))
+    if built is not None:
+        return built[0], built[1]
     valid = indices >= 0
     if counts is not None:
         require(

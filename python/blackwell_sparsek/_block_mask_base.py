@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
+
+from blackwell_sparsek import _C
 
 from ._block_checks import (
     BlockSize,
@@ -39,6 +41,7 @@ class BlockMaskBase:
     """The lists of `BlockMask` (see there), how they are made and what they mean."""
 
     __slots__ = (
+        "_prepared",
         "block_size",
         "full_counts",
         "full_indices",
@@ -134,6 +137,40 @@ class BlockMaskBase:
         if all(tensor is None or readable(tensor) for tensor in self._tensors()):
             self.check_contents()
 
+    @classmethod
+    def _of_lists(
+        cls,
+        lists: tuple[Tensor, ...],
+        block_size: tuple[int, int],
+        q_len: int | None,
+        kv_len: int | None,
+        kv_blocks: int,
+    ) -> Self:
+        """A mask of the two or five tensors that a builder made: right by construction, unchecked."""
+        mask = cls.__new__(cls)
+        put = object.__setattr__
+        put(mask, "full_counts", lists[0])
+        put(mask, "full_indices", lists[1])
+        has_partial = len(lists) == 5
+        put(mask, "partial_counts", lists[2] if has_partial else None)
+        put(mask, "partial_indices", lists[3] if has_partial else None)
+        put(mask, "partial_bits", lists[4] if has_partial else None)
+        put(mask, "block_size", block_size)
+        put(mask, "q_len", q_len)
+        put(mask, "kv_len", kv_len)
+        put(mask, "kv_blocks", kv_blocks)
+        put(mask, "_prepared", None)
+        return mask
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        object.__setattr__(self, "_prepared", None)  # what calls read is of the old value
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        state = {name: getattr(self, name) for name in BlockMaskBase.__slots__}
+        del state["_prepared"]  # holds addresses
+        return None, state
+
     # ---- from other representations -------------------------------------------------------------
 
     @classmethod
@@ -159,15 +196,7 @@ class BlockMaskBase:
         sizes = checked_block_size(block_size)
         mask = checked_rank4("mask", checked_tensor("mask", mask, (torch.bool,)), "kv_blocks")
         checked_lengths(sizes, mask.shape[2], mask.shape[3], q_len, kv_len, "mask")
-        counts, indices = lists_from_dense(mask)
-        return cls(
-            counts,
-            indices,
-            block_size=sizes,
-            q_len=q_len,
-            kv_len=kv_len,
-            kv_blocks=mask.shape[3],
-        )
+        return cls._of_lists(lists_from_dense(mask), sizes, q_len, kv_len, mask.shape[3])
 
     @classmethod
     def from_indices(
@@ -212,15 +241,8 @@ class BlockMaskBase:
             counts = counts.view(lists.shape[:-1])
         kv_blocks = checked_kv_blocks(kv_len, kv_blocks, sizes[1])
         checked_lengths(sizes, lists.shape[2], kv_blocks, q_len, kv_len, "indices")
-        full_counts, full_indices = sorted_lists(counts, lists, kv_blocks)
-        return cls(
-            full_counts,
-            full_indices,
-            block_size=sizes,
-            q_len=q_len,
-            kv_len=kv_len,
-            kv_blocks=kv_blocks,
-        )
+        full = sorted_lists(counts, lists, kv_blocks)
+        return cls._of_lists(full, sizes, q_len, kv_len, kv_blocks)
 
     @classmethod
     def _from_blocks(
@@ -240,16 +262,9 @@ class BlockMaskBase:
         if partial_indices.shape[-1] == 0:
             return cls.from_dense(full, block_size, q_len=q_len, kv_len=kv_len)
         counts, indices = lists_from_dense(full)
-        return cls(
-            counts,
-            indices,
-            partial_counts,
-            partial_indices,
-            element_bits(partial_indices, block_size, rule),
-            block_size=block_size,
-            q_len=q_len,
-            kv_len=kv_len,
-        )
+        bits = element_bits(partial_indices, block_size, rule)
+        lists = (counts, indices, partial_counts, partial_indices, bits)
+        return cls._of_lists(lists, block_size, q_len, kv_len, full.shape[-1])
 
     def check_contents(self) -> None:
         """Reads the lists and raises ValueError where a count or an index is out of range, a list
@@ -286,9 +301,8 @@ class BlockMaskBase:
                     "Make a new BlockMask for another shape.",
                 )
             )
-        counts, indices = lists_from_dense(mask, self.full_indices.shape[-1])
-        self.full_counts.copy_(counts)
-        self.full_indices.copy_(indices)
+        out = (self.full_counts, self.full_indices)
+        lists_from_dense(mask, self.full_indices.shape[-1], out)
         if self.partial_counts is not None:
             self.partial_counts.zero_()
         return self
@@ -424,6 +438,22 @@ class BlockMaskBase:
             self.partial_indices,
             self.partial_bits,
         )
+
+    def _prepare(self) -> object:
+        """The lists as a native call reads them; `attention_forward` asks once and keeps it here."""
+        # Aliases: a list made to point elsewhere (`.data =`, `set_`) leaves its memory alive.
+        lists: tuple[Tensor | None, ...] = (self.full_counts.data, self.full_indices.data)
+        if self.partial_bits is None:
+            lists += (None, None, None)
+        else:
+            assert self.partial_counts is not None and self.partial_indices is not None
+            partial = (self.partial_counts.data, self.partial_indices.data, self.partial_bits.data)
+            lists += partial
+        prepared = _C.prepare_block_mask(
+            (*self.block_size, *lists), self.q_len, self.kv_len, self.kv_blocks
+        )
+        object.__setattr__(self, "_prepared", prepared)
+        return prepared
 
     def __repr__(self) -> str:
         batch, heads, q_blocks, kv_blocks = self.shape

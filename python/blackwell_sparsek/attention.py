@@ -222,10 +222,10 @@ _C.set_gate(
         torch._C._is_torch_function_mode_enabled,
         torch._C._len_torch_dispatch_stack,
         torch._C._functorch.peek_interpreter_stack,
-        torch._C._is_any_autocast_enabled,
         torch._C._is_tracing,
         _forward_ad,
     ),
+    torch._C._is_any_autocast_enabled,
     torch.is_grad_enabled,
     Tensor.is_neg,
 )

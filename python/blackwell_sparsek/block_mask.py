@@ -17,6 +17,7 @@ from ._block_checks import (
     checked_same_device,
     checked_tensor,
 )
+from ._block_kernels import build
 from ._block_lists import problem, require, sorted_lists
 from ._block_mask_base import checked_kv_blocks
 from .block_mask_builders import PatternBuilders
@@ -35,9 +36,13 @@ class BlockMask(PatternBuilders):
     Make one with `from_dense`, `from_indices`, `from_bsr`, `from_flex`, `from_fa4` or a pattern
     (`sliding_window`, `vertical_slash`, `document`, `top_k`, `cumulative_mass`, `strided`,
     `random`). All of them run on the tensors' device in O(number of blocks), never synchronise with
-    the host, and may be captured in a CUDA graph, which then replays with new contents. Values that
-    break a rule (an index out of range) raise ValueError for CPU tensors; on a GPU, where reading
-    them would synchronise, they trip a device-side assertion.
+    the host, and may be captured in a CUDA graph, which then replays with new contents; on a Hopper
+    GPU most are one kernel (docs/block_masks.md). Values that break a rule (an index out of range)
+    raise ValueError for CPU tensors; on a GPU, where reading them would synchronise, they trip a
+    device-side assertion.
+
+    The lists' contents may change in place, and lists may be assigned; a list tensor that is made
+    to point to other memory (`.data =`, `set_`) is not noticed once the mask was used.
 
     Attributes:
         full_counts: int32 [batch, heads, q_blocks], full blocks of each query block.
@@ -108,6 +113,16 @@ class BlockMask(PatternBuilders):
         width = kv_blocks
         if max_blocks_per_row is not None:
             width = checked_int("max_blocks_per_row", max_blocks_per_row, 0)
+        batch, heads, q_blocks = indptr.shape[0], indptr.shape[1], indptr.shape[2] - 1
+        built = build(
+            "compressed_rows",
+            (batch, heads, q_blocks, kv_blocks),
+            (width, 0),
+            (indptr, indices),
+            (width,),
+        )
+        if built is not None:
+            return cls._of_lists(built, sizes, q_len, kv_len, kv_blocks)
         begin, end = indptr[..., :-1], indptr[..., 1:]
         require(
             (begin >= 0) & (end >= begin) & (end <= indices.shape[-1]) & (end - begin <= width),
@@ -120,10 +135,8 @@ class BlockMask(PatternBuilders):
         else:
             source = (begin.unsqueeze(-1) + slot).clamp_(max=indices.shape[-1] - 1).long()
             lists = indices.gather(-1, source.flatten(-2)).view(*begin.shape, width)
-        counts, ordered = sorted_lists(end - begin, lists, kv_blocks)
-        return cls(
-            counts, ordered, block_size=sizes, q_len=q_len, kv_len=kv_len, kv_blocks=kv_blocks
-        )
+        full = sorted_lists(end - begin, lists, kv_blocks)
+        return cls._of_lists(full, sizes, q_len, kv_len, kv_blocks)
 
     @classmethod
     def from_flex(cls, block_mask: Any, *, max_partial_blocks: int | None = None) -> Self:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -18,14 +16,22 @@ from ._block_checks import (
     checked_same_device,
     checked_tensor,
 )
+from ._block_kernels import Device, block_scores, build
 from ._block_lists import ceil_div, problem, require
 from ._block_mask_base import BlockMaskBase
+from ._block_patterns import (
+    block_ranges,
+    checked_cu_seqlens,
+    checked_document_ids,
+    edges,
+    ids_of_cu_seqlens,
+    pooled,
+)
 
 _INTEGERS = (torch.int32, torch.int64)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _ALIGNMENTS = ("lower_right", "upper_left")
-
-Device = torch.device | str | int | None
+_FAR = 1 << 30  # farther than the kernels' lengths reach
 
 
 class PatternBuilders(BlockMaskBase):
@@ -71,10 +77,26 @@ class PatternBuilders(BlockMaskBase):
         checked_int("right", right, -1, "Use -1 for unbounded.")
         checked_int("sink", sink, 0)
         offset = _diagonal_offset(align, q_len, kv_len)
+        # An edge crosses block_q rows, hence as many keys, which touch at most so many blocks.
+        per_edge = (sizes[0] - 2) // sizes[1] + 2
+        sides = (left != -1) + (right != -1)
+        kv_blocks = ceil_div(kv_len, sizes[1])
+        partial_width = min(kv_blocks, sides * per_edge + (sink % sizes[1] != 0))
         unbounded = q_len + kv_len
         left_reach = unbounded if left == -1 else left
         right_reach = unbounded if right == -1 else right
-        (q_first, q_last), (k_first, k_last) = _edges(q_len, kv_len, sizes, device)
+        built = build(
+            "window",
+            (1, 1, ceil_div(q_len, sizes[0]), kv_blocks),
+            (kv_blocks, partial_width),
+            numbers=(offset, *(min(n, _FAR) for n in (left_reach, right_reach, sink))),
+            block_size=sizes,
+            lengths=(q_len, kv_len),
+            device=device,
+        )
+        if built is not None:
+            return cls._of_lists(built, sizes, q_len, kv_len, kv_blocks)
+        (q_first, q_last), (k_first, k_last) = edges(q_len, kv_len, sizes, device)
         d_first, d_last = q_first + offset, q_last + offset
         under = (
             k_first - d_last <= right_reach
@@ -89,9 +111,6 @@ class PatternBuilders(BlockMaskBase):
             distance = k - (q + offset)
             return (distance <= right_reach) & ((distance >= -left_reach) | (k < sink))
 
-        # An edge crosses block_q rows, hence as many keys, which touch at most so many blocks.
-        per_edge = (sizes[0] - 2) // sizes[1] + 2
-        edges = (left != -1) + (right != -1)
         return cls._from_blocks(
             full[None, None],
             (touched & ~full)[None, None],
@@ -99,7 +118,7 @@ class PatternBuilders(BlockMaskBase):
             block_size=sizes,
             q_len=q_len,
             kv_len=kv_len,
-            partial_width=min(full.shape[-1], edges * per_edge + (sink % sizes[1] != 0)),
+            partial_width=partial_width,
         )
 
     @classmethod
@@ -146,14 +165,25 @@ class PatternBuilders(BlockMaskBase):
                     "Give both the same batch and heads; pad rows with -1.",
                 )
             )
+        block_q, block_k = sizes
+        q_blocks, kv_blocks = ceil_div(q_len, block_q), ceil_div(kv_len, block_k)
+        batch, heads, _ = vertical_indices.shape
+        built = build(
+            "vertical_slash",
+            (batch, heads, q_blocks, kv_blocks),
+            (kv_blocks, 0),
+            (vertical_indices, slash_indices),
+            (offset,),
+            block_size=sizes,
+            lengths=(q_len, kv_len),
+        )
+        if built is not None:
+            return cls._of_lists(built, sizes, q_len, kv_len, kv_blocks)
         require(
             (vertical_indices >= -1) & (vertical_indices < kv_len),
             f"vertical_indices: each must be a key in [0, {kv_len}) or -1 for padding. Correct it.",
         )
         require(slash_indices >= -1, "slash_indices: each must be >= 0 or -1 for padding. Fix it.")
-        block_q, block_k = sizes
-        q_blocks, kv_blocks = ceil_div(q_len, block_q), ceil_div(kv_len, block_k)
-        batch, heads, _ = vertical_indices.shape
         device = vertical_indices.device
 
         column = torch.where(vertical_indices >= 0, vertical_indices // block_k, kv_blocks).long()
@@ -210,33 +240,38 @@ class PatternBuilders(BlockMaskBase):
             rule = "exactly one of document_ids and cu_seqlens must be given"
             raise ValueError(problem("document_ids", rule, got, "Pass the one you have."))
         if cu_seqlens is not None:
-            ids = _ids_of_cu_seqlens(cu_seqlens, q_len)
+            length = checked_cu_seqlens(cu_seqlens, q_len)
+            kind, tokens, batch = "segments", cu_seqlens, 1
         else:
-            ids = checked_tensor("document_ids", document_ids, _INTEGERS)
-            ids = ids[None] if ids.dim() == 1 else ids
-            if ids.dim() != 2:
-                rule = "must be [batch, q_len] or [q_len]"
-                got = f"shape {tuple(ids.shape)}"
-                raise ValueError(problem("document_ids", rule, got, "Drop other dimensions."))
-            if q_len is not None and q_len != ids.shape[-1]:
-                rule = f"must be the length of document_ids, {ids.shape[-1]}"
-                raise ValueError(problem("q_len", rule, q_len, "Leave it out."))
-        length = ids.shape[-1]
+            ids = checked_document_ids(document_ids, q_len)
+            batch, length = ids.shape
+            kind, tokens = "ids", ids
         block_q, block_k = sizes
-        q_low, q_high, q_even = _block_ranges(ids, block_q)
-        k_low, k_high, k_even = _block_ranges(ids, block_k)
+        kv_blocks = width = ceil_div(length, block_k)
+        if max_document_len is not None:
+            checked_int("max_document_len", max_document_len, 1)
+            reach = block_q + 2 * (max_document_len - 1)  # the keys that one query block can see
+            width = min(width, (reach - 2) // block_k + 2)
+        built = build(
+            kind,
+            (batch, 1, ceil_div(length, block_q), kv_blocks),
+            (kv_blocks, width),
+            (tokens,),
+            block_size=sizes,
+            lengths=(length, length),
+        )
+        if built is not None:
+            return cls._of_lists(built, sizes, length, length, kv_blocks)
+        if cu_seqlens is not None:
+            ids = ids_of_cu_seqlens(cu_seqlens, length)
+        q_low, q_high, q_even = block_ranges(ids, block_q)
+        k_low, k_high, k_even = block_ranges(ids, block_k)
         # Ids of sorted documents overlap exactly where their ranges do; of others, at most there.
         touched = (q_low.unsqueeze(-1) <= k_high.unsqueeze(-2)) & (
             k_low.unsqueeze(-2) <= q_high.unsqueeze(-1)
         )
         full = touched & q_even.unsqueeze(-1) & k_even.unsqueeze(-2)
         full = full & (q_low.unsqueeze(-1) == k_low.unsqueeze(-2))
-
-        width = full.shape[-1]
-        if max_document_len is not None:
-            checked_int("max_document_len", max_document_len, 1)
-            reach = block_q + 2 * (max_document_len - 1)  # the keys that one query block can see
-            width = min(width, (reach - 2) // block_k + 2)
 
         def rule_of_ids(q: Tensor, k: Tensor, first: int, last: int) -> Tensor:
             batch = ids.shape[0]
@@ -271,19 +306,51 @@ class PatternBuilders(BlockMaskBase):
         Args:
             scores: float [batch | 1, heads, q_blocks, kv_blocks] (see `pooled_scores`). A block
                 whose score is -inf or NaN is never taken, so a row may hold fewer than k.
-            k: blocks per query block, >= 0 (all, where there are fewer).
+            k: blocks per query block, >= 0 (all, where there are fewer). Among equal scores the
+                lowest blocks are taken.
 
         Raises:
             TypeError, ValueError: a dtype, shape or number that breaks these rules.
         """
         sizes, scores = _checked_scores(scores, block_size, q_len, kv_len)
         checked_int("k", k, 0)
-        k = min(k, scores.shape[-1])
-        usable = scores.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        best = usable.topk(k, dim=-1, sorted=False)
-        indices = torch.where(best.values > -torch.inf, best.indices, -1)
+        return cls._top_k(scores, k, sizes, q_len, kv_len)
+
+    @classmethod
+    def _top_k(
+        cls,
+        scores: Tensor,
+        k: int,
+        sizes: tuple[int, int],
+        q_len: int | None,
+        kv_len: int | None,
+        diagonal_first: bool = False,
+    ) -> Self:
+        """top_k of checked arguments; the block of the lower-right diagonal before all others if
+        `diagonal_first`, which needs the lengths."""
+        batch, heads, q_blocks, kv_blocks = scores.shape
+        k = min(k, kv_blocks)
+        built = build(
+            "top_k",
+            (batch, heads, q_blocks, kv_blocks),
+            (k, 0),
+            (scores,),
+            (k, diagonal_first),
+            block_size=sizes,
+            lengths=(q_len or 0, kv_len or 0),
+        )
+        if built is not None:
+            return cls._of_lists(built, sizes, q_len, kv_len, kv_blocks)
+        if diagonal_first:
+            assert q_len is not None and kv_len is not None
+            (_, q_last), (k_first, _) = edges(q_len, kv_len, sizes, scores.device)
+            on_diagonal = (q_last + kv_len - q_len).clamp(min=0) // sizes[1]
+            scores = scores.masked_fill(k_first // sizes[1] == on_diagonal, torch.inf)
+        usable = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        best = usable.sort(dim=-1, descending=True, stable=True)
+        indices = torch.where(best.values > -torch.inf, best.indices, -1)[..., :k]
         return cls.from_indices(
-            None, indices, sizes, q_len=q_len, kv_len=kv_len, kv_blocks=scores.shape[-1]
+            None, indices, sizes, q_len=q_len, kv_len=kv_len, kv_blocks=kv_blocks
         )
 
     @classmethod
@@ -311,23 +378,40 @@ class PatternBuilders(BlockMaskBase):
         """
         sizes, scores = _checked_scores(scores, block_size, q_len, kv_len)
         share = checked_fraction("p", p)
-        usable = scores.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        batch, heads, q_blocks, kv_blocks = scores.shape
+        built = build(
+            "mass",
+            (batch, heads, q_blocks, kv_blocks),
+            (kv_blocks, 0),
+            (scores,),
+            (share, softmax),
+        )
+        if built is not None:
+            return cls._of_lists(built, sizes, q_len, kv_len, kv_blocks)
+        # inf as the greatest number, so that masses add up.
+        greatest = torch.finfo(torch.float32).max
+        usable = scores.float().nan_to_num(nan=-torch.inf, posinf=greatest, neginf=-torch.inf)
         if softmax:
-            mass = usable.softmax(-1).nan_to_num(nan=0.0)  # a row without any score has no mass
+            # A share needs no division by the sum; the best block's mass is 1.
+            best = usable.amax(-1, keepdim=True) if kv_blocks else usable
+            mass = (usable - best).nan_to_num(nan=-torch.inf, neginf=-torch.inf).exp()
+            if share >= 1.0:
+                mass = (usable > -torch.inf).float()  # all with a mass in exact arithmetic
         else:
             mass = usable.clamp(min=0.0)
             require(
                 (usable >= 0) | (usable == -torch.inf),
                 "scores: must be >= 0 where softmax=False. Pass softmax=True for logits.",
             )
-            mass = (mass / mass.sum(-1, keepdim=True)).nan_to_num(nan=0.0)
         ordered, order = mass.sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(-1) - ordered
+        exact = ordered.double()
         taken = ordered > 0
         if share < 1.0:  # at 1 rounding in the sum must not drop the last small ones
-            # A p > 0 that fp32 rounds to 0 still asks for the heaviest block.
-            least = torch.finfo(torch.float32).tiny if share > 0.0 else 0.0
-            taken = taken & (before < max(share, least))
+            before = exact.cumsum(-1) - exact
+            wanted = share * exact.sum(-1, keepdim=True)
+            # A p > 0 asks for the heaviest block, however small the product.
+            least = torch.finfo(torch.float64).tiny if share > 0.0 else 0.0
+            taken = taken & (before < wanted.clamp(min=least))
         mask = torch.zeros_like(taken).scatter_(-1, order, taken)
         return cls.from_dense(mask, sizes, q_len=q_len, kv_len=kv_len)
 
@@ -378,17 +462,21 @@ class PatternBuilders(BlockMaskBase):
         if pool not in ("mean", "max"):
             rule = "must be 'mean' or 'max'"
             raise ValueError(problem("pool", rule, repr(pool), "Choose one of them."))
-        group = q_heads // kv_heads
-        pooled_q = _pooled(Q, block_q, pool)
-        pooled_q = pooled_q.view(Q.shape[0], kv_heads, group, *pooled_q.shape[2:])
-        pooled_k = _pooled(K, block_k, pool).unsqueeze(2)
         factor = head_dim**-0.5 if scale is None else scale
-        scores = (pooled_q @ pooled_k.transpose(-1, -2)) * factor
-        scores = scores.mean(2) if per_kv_head else scores.flatten(1, 2)
+        offset = None
         if is_causal is not False:
             align = "upper_left" if is_causal is True else is_causal
             offset = _diagonal_offset(align, q_len, kv_len, "is_causal")
-            (_, q_last), (k_first, _) = _edges(q_len, kv_len, (block_q, block_k), Q.device)
+        sizes = (block_q, block_k)
+        done = block_scores(Q, K, sizes, pool == "max", factor, per_kv_head, offset)
+        if done is not None:
+            return done
+        pooled_q = pooled(Q, block_q, pool)
+        pooled_q = pooled_q.view(Q.shape[0], kv_heads, q_heads // kv_heads, *pooled_q.shape[2:])
+        scores = (pooled_q @ pooled(K, block_k, pool).unsqueeze(2).transpose(-1, -2)) * factor
+        scores = scores.mean(2) if per_kv_head else scores.flatten(1, 2)
+        if offset is not None:
+            (_, q_last), (k_first, _) = edges(q_len, kv_len, sizes, Q.device)
             scores = scores.masked_fill(k_first > q_last + offset, -torch.inf)
         return scores
 
@@ -422,7 +510,19 @@ class PatternBuilders(BlockMaskBase):
         checked_int("stride", stride, 1)
         checked_int("local", local, 0)
         offset = _diagonal_offset(align, q_len, kv_len)
-        (q_first, q_last), (k_first, _) = _edges(q_len, kv_len, sizes, device)
+        kv_blocks = ceil_div(kv_len, sizes[1])
+        built = build(
+            "strided",
+            (1, 1, ceil_div(q_len, sizes[0]), kv_blocks),
+            (kv_blocks, 0),
+            numbers=(offset, min(stride, _FAR), min(local, _FAR), causal),
+            block_size=sizes,
+            lengths=(q_len, kv_len),
+            device=device,
+        )
+        if built is not None:
+            return cls._of_lists(built, sizes, q_len, kv_len, kv_blocks)
+        (q_first, q_last), (k_first, _) = edges(q_len, kv_len, sizes, device)
         block = k_first // sizes[1]
         low = torch.div(q_first + offset, sizes[1], rounding_mode="floor")
         high = torch.div(q_last + offset, sizes[1], rounding_mode="floor")
@@ -468,12 +568,8 @@ class PatternBuilders(BlockMaskBase):
         place = device if device is not None or generator is None else generator.device
         shape = (batch, heads, q_blocks, kv_blocks)
         scores = torch.rand(shape, generator=generator, device=place)
-        if diagonal:
-            (_, q_last), (k_first, _) = _edges(q_len, kv_len, sizes, place)
-            on_diagonal = (q_last + kv_len - q_len).clamp(min=0) // sizes[1]
-            scores = scores.masked_fill(k_first // sizes[1] == on_diagonal, 2.0)
         k = round(share * kv_blocks)
-        return cls.top_k(scores, k, block_size=sizes, q_len=q_len, kv_len=kv_len)
+        return cls._top_k(scores, k, sizes, q_len, kv_len, diagonal_first=diagonal)
 
 
 def _checked_two_lengths(q_len: int, kv_len: int) -> None:
@@ -489,72 +585,12 @@ def _diagonal_offset(align: object, q_len: int, kv_len: int, argument: str = "al
     return kv_len - q_len if align == "lower_right" else 0
 
 
-def _edges(
-    q_len: int, kv_len: int, sizes: Sequence[int], device: Device
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """First and last position of every query block [q_blocks, 1] and key block [kv_blocks]."""
-    edges = []
-    for length, size in ((q_len, sizes[0]), (kv_len, sizes[1])):
-        first = torch.arange(ceil_div(length, size), device=device) * size
-        edges.append((first, (first + size).clamp(max=length) - 1))
-    (q_first, q_last), keys = edges
-    return (q_first.unsqueeze(-1), q_last.unsqueeze(-1)), keys
-
-
-def _ids_of_cu_seqlens(cu_seqlens: Tensor, q_len: int | None) -> Tensor:
-    """Document of each token, int64 [1, q_len]; -1 outside all documents."""
-    checked_tensor("cu_seqlens", cu_seqlens, _INTEGERS)
-    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
-        rule = "must be [documents + 1]"
-        got = f"shape {tuple(cu_seqlens.shape)}"
-        raise ValueError(problem("cu_seqlens", rule, got, "Start it with 0."))
-    if q_len is None:
-        rule = "must be given with cu_seqlens, whose last entry is on the device"
-        raise ValueError(problem("q_len", rule, None, "Pass Q.shape[2]."))
-    checked_int("q_len", q_len, 0)
-    require(
-        (cu_seqlens[1:] >= cu_seqlens[:-1]) & (cu_seqlens[:1] == 0) & (cu_seqlens[-1:] <= q_len)
-        if cu_seqlens.shape[0] > 1
-        else cu_seqlens == 0,
-        f"cu_seqlens: must start at 0, never fall, and end at most at q_len = {q_len}. Correct it.",
-    )
-    token = torch.arange(q_len, dtype=cu_seqlens.dtype, device=cu_seqlens.device)
-    document = torch.searchsorted(cu_seqlens, token, right=True) - 1
-    return torch.where(token < cu_seqlens[-1:], document, -1)[None]
-
-
-def _block_ranges(ids: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of ids [batch, length] in blocks: least and greatest id >= 0 (crossed where there is none)
-    and whether all ids are one and the same >= 0; each [batch, blocks]."""
-    top = torch.iinfo(ids.dtype).max
-    blocks = ceil_div(ids.shape[-1], size)
-    # The tail repeats the last token, so that a ragged block counts only what is there.
-    position = torch.arange(blocks * size, device=ids.device).clamp(max=max(ids.shape[-1] - 1, 0))
-    tiled = ids[:, position].view(ids.shape[0], blocks, size)
-    real = tiled >= 0
-    low = torch.where(real, tiled, top).amin(-1)
-    high = torch.where(real, tiled, -1).amax(-1)
-    return low, high, real.all(-1) & (low == high)
-
-
 def _checked_scores(
     scores: Tensor, block_size: BlockSize, q_len: int | None, kv_len: int | None
 ) -> tuple[tuple[int, int], Tensor]:
     sizes = checked_block_size(block_size)
     scores = checked_rank4("scores", checked_tensor("scores", scores, _FLOATS), "kv_blocks")
     checked_lengths(sizes, scores.shape[2], scores.shape[3], q_len, kv_len, "scores")
-    return sizes, scores
-
-
-def _pooled(x: Tensor, size: int, pool: str) -> Tensor:
-    """[batch, heads, length, head_dim] to fp32 [batch, heads, blocks, head_dim]."""
-    length = x.shape[2]
-    blocks = ceil_div(length, size)
-    fill = 0.0 if pool == "mean" else -torch.inf
-    padded = torch.nn.functional.pad(x, (0, 0, 0, blocks * size - length), value=fill)
-    batch, heads, _, head_dim = x.shape
-    tiles = padded.reshape(batch, heads, blocks, size, head_dim)
-    if pool == "max":
-        return tiles.amax(3).float()
-    rows = (length - torch.arange(blocks, device=x.device) * size).clamp(max=size)
-    return tiles.sum(3, dtype=torch.float32) / rows.view(-1, 1)
+    # A choice has no gradient; fp64 scores are compared as fp32.
+    scores = scores.detach() if scores.requires_grad else scores
+    return sizes, scores.float() if scores.dtype == torch.float64 else scores

@@ -14,7 +14,6 @@ A BlockMask travels as its block sizes and its lists. `causal` is 0 (none), 1 (u
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -286,11 +285,7 @@ def _flatten_with_keys(mask: BlockMask) -> tuple[list[tuple[Any, Any]], _Context
 
 def _unflatten(leaves: Any, context: _Context) -> BlockMask:
     # Not through __init__: torch also unflattens with things that are no tensors (dynamic shapes).
-    mask = BlockMask.__new__(BlockMask)
-    for name, leaf in itertools.zip_longest(_LISTS, leaves):
-        setattr(mask, name, leaf)
-    mask.block_size, mask.q_len, mask.kv_len, mask.kv_blocks = context
-    return mask
+    return BlockMask._of_lists(tuple(leaves), *context)
 
 
 def _to_dumpable(context: _Context) -> list[Any]:

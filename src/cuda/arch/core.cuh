@@ -46,6 +46,37 @@ __device__ __forceinline__ bool warp_any(bool predicate) {
   return __any_sync(0xffffffffu, predicate);
 }
 
+// PTX ISA 9.7.13: vote.sync.ballot: bit i is lane i's predicate.
+__device__ __forceinline__ uint32_t ballot(bool predicate) {
+  return __ballot_sync(0xffffffffu, predicate);
+}
+
+// PTX ISA 9.7.13: redux.sync over the warp.
+__device__ __forceinline__ uint32_t warp_sum(uint32_t value) {
+  return __reduce_add_sync(0xffffffffu, value);
+}
+__device__ __forceinline__ uint32_t warp_minimum(uint32_t value) {
+  return __reduce_min_sync(0xffffffffu, value);
+}
+__device__ __forceinline__ uint32_t warp_maximum(uint32_t value) {
+  return __reduce_max_sync(0xffffffffu, value);
+}
+
+// PTX ISA 9.7.1: popc.b32 and clz.b32.
+__device__ __forceinline__ int population_count(uint32_t bits) { return __popc(bits); }
+__device__ __forceinline__ int leading_zeros(uint32_t bits) {
+  return __clz(static_cast<int>(bits));
+}
+
+// PTX ISA 9.7.13: atom.shared.or.b32.
+__device__ __forceinline__ void atomic_or(uint32_t& word, uint32_t bits) { atomicOr(&word, bits); }
+
+// What `assert` does where it fails: prints the message, and every later call of the process on
+// this device returns cudaErrorAssert.
+__device__ __forceinline__ void fail_assertion(const char* message) {
+  __assertfail(message, "blackwell_sparsek", 0, "BlockMask", sizeof(char));
+}
+
 // PTX ISA 9.7.13: bar.warp.sync.
 __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 

@@ -26,6 +26,9 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   return y;
 }
 
+// To the last bit or two, at several instructions.
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+
 __device__ __forceinline__ float fused_multiply_add(float a, float b, float c) {
   return __fmaf_rn(a, b, c);
 }
@@ -58,6 +61,15 @@ __device__ __forceinline__ float half_to_float(uint16_t bits) {
 }
 __device__ __forceinline__ float bfloat16_to_float(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+
+// PTX ISA 9.7.9: ld.global.v4.b32; 16-byte aligned.
+__device__ __forceinline__ void load_16_bytes(const void* source, uint32_t (&words)[4]) {
+  const uint4 loaded = *static_cast<const uint4*>(source);
+  words[0] = loaded.x;
+  words[1] = loaded.y;
+  words[2] = loaded.z;
+  words[3] = loaded.w;
 }
 
 // PTX ISA 9.7.9: st.global.v4.b32; 16-byte aligned.

@@ -1,5 +1,5 @@
-// The Hopper kernels, in the order in which src/attention offers them. They have been compiled for
-// sm_90a and emulated, never yet run on a GPU.
+// The Hopper attention kernels, in the order in which src/attention offers them. They have been
+// compiled for sm_90a and emulated, never yet run on a GPU.
 #pragma once
 
 #include "src/attention/kernel.h"

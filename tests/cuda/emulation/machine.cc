@@ -2,6 +2,9 @@
 #include "tests/cuda/emulation/machine.h"
 
 #include <ucontext.h>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -48,6 +51,9 @@ void Machine::run_block(int threads, const std::function<void()>&) {
     fibers_[i].stack = std::move(stack);
     fibers_[i].stack.resize(kStackBytes);
     fibers_[i].thread = i;
+#if defined(__SANITIZE_ADDRESS__)  // what a fiber that a fault ended has left on its stack
+    __asan_unpoison_memory_region(fibers_[i].stack.data(), kStackBytes);
+#endif
     std::memset(&fibers_[i].stack[kStackBytes - kPoisonedStackBytes], kPoison, kPoisonedStackBytes);
   }
   std::vector<int> order(threads);
@@ -150,12 +156,15 @@ uint64_t Machine::exchange(uint64_t value, int source_lane) {
   return values[source_lane];
 }
 
-bool Machine::any(bool predicate) {
+uint32_t Machine::ballot(bool predicate) {
   const int warp = current_->thread / arch::kWarpThreads;
   const int parity = warps_[warp].generation & 1;
   exchange(predicate, 0);
-  return std::any_of(std::begin(warps_[warp].values[parity]), std::end(warps_[warp].values[parity]),
-                     [](uint64_t value) { return value != 0; });
+  uint32_t votes = 0;
+  for (int lane = 0; lane < arch::kWarpThreads; ++lane) {
+    votes |= static_cast<uint32_t>(warps_[warp].values[parity][lane] != 0) << lane;
+  }
+  return votes;
 }
 
 void Machine::arrive(int id, int threads) {

@@ -122,7 +122,8 @@ class Machine {
   std::byte* shared() { return shared_; }
   uint32_t shared_address(const void* pointer) const;
   uint64_t exchange(uint64_t value, int source_lane);  // of the warp
-  bool any(bool predicate);
+  uint32_t ballot(bool predicate);                     // of the warp
+  bool any(bool predicate) { return ballot(predicate) != 0; }
   void sync(int id, int threads);
   void arrive(int id, int threads);
   void barrier_init(uint64_t* barrier, int arrivals);

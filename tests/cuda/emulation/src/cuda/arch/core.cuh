@@ -1,6 +1,7 @@
 // The emulated instructions of src/cuda/arch/core.cuh.
 #pragma once
 
+#include <bit>
 #include <cstring>
 
 #include "src/cuda/arch/types.h"
@@ -31,6 +32,27 @@ T shuffle_xor(T value, int lane_mask) {
   return shuffle(value, (thread_index() % kWarpThreads) ^ lane_mask);
 }
 inline bool warp_any(bool predicate) { return emulation::machine().any(predicate); }
+inline uint32_t ballot(bool predicate) { return emulation::machine().ballot(predicate); }
+template <class Combine>
+uint32_t combine_warp(uint32_t value, Combine combine) {
+  for (int distance = 1; distance < kWarpThreads; distance *= 2) {
+    value = combine(value, shuffle_xor(value, distance));
+  }
+  return value;
+}
+inline uint32_t warp_sum(uint32_t value) {
+  return combine_warp(value, [](uint32_t a, uint32_t b) { return a + b; });
+}
+inline uint32_t warp_minimum(uint32_t value) {
+  return combine_warp(value, [](uint32_t a, uint32_t b) { return a < b ? a : b; });
+}
+inline uint32_t warp_maximum(uint32_t value) {
+  return combine_warp(value, [](uint32_t a, uint32_t b) { return a > b ? a : b; });
+}
+inline int population_count(uint32_t bits) { return std::popcount(bits); }
+inline int leading_zeros(uint32_t bits) { return std::countl_zero(bits); }
+inline void atomic_or(uint32_t& word, uint32_t bits) { word |= bits; }
+inline void fail_assertion(const char* message) { emulation::machine().fault(message); }
 inline void sync_warp() { shuffle(0, 0); }
 
 template <int kRegisters>

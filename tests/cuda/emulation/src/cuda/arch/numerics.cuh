@@ -11,6 +11,7 @@ namespace bsk::arch {
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
 inline float reciprocal_approx(float x) { return 1.0f / x; }
+inline float exponential(float x) { return std::exp(x); }
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 inline float maximum(float a, float b) { return a != a || b != b ? NAN : std::fmax(a, b); }
 inline uint32_t float_bits(float x) {
@@ -53,6 +54,9 @@ uint32_t pack(float low, float high) {
   }
 }
 
+inline void load_16_bytes(const void* source, uint32_t (&words)[4]) {
+  std::memcpy(words, source, 16);
+}
 inline void store_16_bytes(void* destination, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   const uint32_t words[4] = {a, b, c, d};
   std::memcpy(destination, words, 16);
