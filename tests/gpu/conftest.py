@@ -4,7 +4,7 @@
                  seldom compile the same kernel at the same time)
 --report FILE    a JSON line when a test starts and one when it ends; tests that FILE already
                  names are left out, so that a run can go on after a crash
---test-limit S   a test that takes longer ends the process, with a traceback in FILE.trace
+--test-limit S   a test that takes longer ends the process, with a traceback beside FILE, in .trace
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import gpu_tools
 import pytest
 import torch
 
+import gpu_tools
 from blackwell_sparsek.core import Config, set_default_config
 
 
@@ -41,8 +41,9 @@ class _Report:
     def __init__(self, path: Path, limit: float | None) -> None:
         self.path, self.limit = path, limit
         self.seen = {json.loads(line)["test"] for line in _lines(path)}
+        # Open to the end of the process, which may be sudden.
         self.file: IO[str] = path.open("a")
-        self.trace: IO[str] = Path(f"{path}.trace").open("a")
+        self.trace: IO[str] = path.with_suffix(".trace").open("a")
 
     def write(self, **entry: object) -> None:
         print(json.dumps(entry), file=self.file, flush=True)

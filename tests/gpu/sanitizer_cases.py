@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from blackwell_sparsek import BlockMask, UnsupportedError, _C, attention_forward
+from blackwell_sparsek import _C, BlockMask, UnsupportedError, attention_forward
 from blackwell_sparsek.attention import plan
 from blackwell_sparsek.core import Config, set_default_config
 
@@ -49,6 +49,7 @@ def cases() -> Iterator[tuple[str, list[torch.Tensor], dict[str, Any]]]:
     yield "one key", tensors(70, 1), {}
     yield "no keys", tensors(70, 0), {}
     yield "five tiles", tensors(70, 600), {"is_causal": "lower_right"}
+    yield "few queries, many keys", tensors(3, 1500), {}
     yield "d128, short", tensors(70, 100, 128), {}
     yield "d96 v40", tensors(70, 150, 96, 40), {}
     yield "d256", tensors(70, 150, 256), {}

@@ -62,6 +62,17 @@ def test_a_batch_row_alone_gives_the_same_bits(
         assert torch.equal(whole_lse[one], lse)
 
 
+@pytest.mark.parametrize("q_len", [1, 4, 17])
+@pytest.mark.parametrize("kv_len", [500, 3000])
+def test_few_queries_against_many_keys_in_any_batch(q_len: int, kv_len: int) -> None:
+    """Where the keys of a query may be split, the split must not follow from the batch."""
+    Q, K, V = (randn(16, 4, n, 64, seed=i) for i, n in enumerate((q_len, kv_len, kv_len)))
+    whole = attention_forward(Q, K, V, is_causal="lower_right")
+    for rows in (slice(0, 1), slice(15, 16), slice(4, 7)):
+        alone = attention_forward(Q[rows], K[rows], V[rows], is_causal="lower_right")
+        assert torch.equal(whole[rows], alone), rows
+
+
 @pytest.mark.parametrize("length", [128, 512, 1024])
 def test_a_row_alone_gives_the_same_bits_under_masks(length: int) -> None:
     Q, K, V = (randn(3, 4, length, 64, seed=i) for i in range(3))

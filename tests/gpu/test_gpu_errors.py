@@ -87,22 +87,23 @@ def _misaligned(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["strides", "address"])
-@pytest.mark.parametrize("name", ["Q", "K", "V"])
+@pytest.mark.parametrize("name", ["Q", "K", "V", "out"])
 def test_misaligned_tensor_is_right_or_refused(name: str, kind: str) -> None:
-    """The copy engine needs multiples of 16 bytes. What is not so is computed right by another
-    kernel, or refused in words that name the tensor, the rule and what to do."""
+    """The copy engine and wide stores need multiples of 16 bytes. What is not so is computed right
+    by another kernel, or refused in words that name the tensor, the rule and what to do."""
     call = {n: randn(2, 4, 70, 64, seed=i) for i, n in enumerate("QKV")}
-    aligned = dict(call)
-    call[name] = _misaligned(kind).copy_(call[name])
+    expected = attention_forward(**call)
+    call[name] = _misaligned(kind).copy_(call.get(name, expected))
     try:
         result = attention_forward(**call)
+        torch.cuda.synchronize()
     except (UnsupportedError, ValueError) as error:
         message = str(error)
         assert name in message or name.lower() in message, message
         assert "multiple" in message or "align" in message, message
-        assert "fallback='sdpa'" in message or "contiguous()" in message or "clone()" in message
+        assert any(w in message for w in ("fallback='sdpa'", "contiguous()", "clone()")), message
     else:
-        assert torch.equal(result, attention_forward(**aligned))
+        torch.testing.assert_close(result, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_an_unsupported_call_falls_back_visibly_where_asked() -> None:

@@ -26,9 +26,9 @@ def no_host_synchronisation() -> Iterator[None]:
 
 
 @contextmanager
-def busy_stream(milliseconds: int = 50) -> Iterator[torch.cuda.Event]:
+def busy_stream(milliseconds: int = 200) -> Iterator[torch.cuda.Event]:
     """The current stream has work of that length before what is issued inside."""
-    torch.cuda._sleep(int(milliseconds * 1e6))  # clock ticks: longer than asked for at any clock
+    torch.cuda._sleep(int(milliseconds * 2e6))  # clock ticks, at about 2 GHz
     issued = torch.cuda.Event()
     yield issued
     issued.record()
