@@ -59,7 +59,7 @@ sanitize() { # sanitize TOOL
   local options=()
   [ "$1" != memcheck ] || options=(--leak-check no)
   timeout -k 5 "$seconds" compute-sanitizer --tool "$1" "${options[@]}" --print-limit 20 \
-    "$python" tests/gpu/sanitizer_cases.py $((seconds - 20)) >"$out/$1.sanitizer" 2>&1 || true
+    "$python" tests/gpu/sanitizer_cases.py $((seconds - 50)) >"$out/$1.sanitizer" 2>&1 || true
 }
 
 wanted() { [[ " ${parts[*]} " == *" $1 "* ]]; }

@@ -16,7 +16,7 @@ import gpu_tools
 from blackwell_sparsek import _C
 from gpu_tools import needs_cuda
 
-pytestmark = [gpu_tools.gpu_only(), needs_cuda, pytest.mark.timed]
+pytestmark = [gpu_tools.gpu_only(), needs_cuda]
 
 PACKAGED = Path(_C.__file__).resolve().parent / "kernels"
 CHILD = Path(__file__).with_name("first_call.py")
@@ -56,6 +56,7 @@ def sources_only(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.timed
 @pytest.mark.skipif(not (PACKAGED / "cubins").is_dir(), reason="this build embeds no cubins")
 def test_embedded(tmp_path: Path, figure: Callable[[str], None]) -> None:
     cache = tmp_path / "cache"
@@ -66,25 +67,30 @@ def test_embedded(tmp_path: Path, figure: Callable[[str], None]) -> None:
     assert report["seconds"] < 0.2
 
 
+@pytest.mark.timed
 @needs_sources
-def test_compiled_then_cached_then_truncated(
+def test_compiled_and_then_cached(
     sources_only: Path, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    cache = tmp_path / "cache"
     for origin in ("compiled", "disk cache"):
-        report = first_call(sources_only, cache)
+        report = first_call(sources_only, tmp_path / "cache")
         figure(f"first call, {report['origin']}: {report['seconds']:.3f} s")
         assert report["origin"] == origin and report["warnings"] == []
-    files = list(cache.glob("*.bskcubin"))
-    assert files
-    whole = {path: path.read_bytes() for path in files}
-    for damage in (lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-100] + bytes(100)):
+
+
+@needs_sources
+def test_a_damaged_cache_file_is_replaced(sources_only: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first_call(sources_only, cache)
+    whole = {path: path.read_bytes() for path in cache.glob("*.bskcubin")}
+    assert whole
+    for damage in (lambda b: b[: len(b) // 2], lambda b: b[:-100] + bytes(100)):
         for path, content in whole.items():
             path.write_bytes(damage(content))
         report = first_call(sources_only, cache)
         assert report["origin"] == "compiled"
         assert any("compiled anew" in text for text in report["warnings"])
-        assert {path: path.stat().st_size for path in files} == {
+        assert {path: path.stat().st_size for path in whole} == {
             path: len(content) for path, content in whole.items()
         }
 
