@@ -67,7 +67,7 @@ wanted() { [[ " ${parts[*]} " == *" $1 "* ]]; }
 if wanted tests; then
   say "GPU tests in $jobs processes"
   for ((i = 0; i < jobs; i++)); do
-    run_tests "tests_$i" 75 -m "not timed" --shard "$i/$jobs" &
+    run_tests "tests_$i" 75 -m "gpu and not timed" --shard "$i/$jobs" &
   done
   wait
 fi

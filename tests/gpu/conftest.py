@@ -50,10 +50,14 @@ class _Report:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.write(test=nodeid, outcome="started")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if self.limit:
-            self.trace.write(f"\n{nodeid}\n")
+            self.trace.write(f"\n{item.nodeid}\n")
             self.trace.flush()
-            faulthandler.dump_traceback_later(self.limit, exit=True, file=self.trace)
+            limit = 2 * self.limit if _is_slow(item) else self.limit
+            faulthandler.dump_traceback_later(limit, exit=True, file=self.trace)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.failed or report.skipped:
@@ -70,6 +74,10 @@ class _Report:
             self.write(test=report.nodeid, outcome="failed", text=str(report.longrepr))
         elif report.skipped:
             self.write(test=report.nodeid, outcome="skipped", text=str(report.longrepr))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 def _lines(path: Path) -> list[str]:
@@ -92,6 +100,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         index, count = (int(part) for part in shard.split("/"))
         items[:] = [i for i in items if zlib.crc32(i.nodeid.encode()) % count == index]
         random.Random(index).shuffle(items)
+        items.sort(key=_is_slow)  # last, when most kernels are compiled
 
 
 @pytest.fixture(autouse=True)
