@@ -23,5 +23,5 @@ cmake --build build/tests -j "$jobs"
 ctest --test-dir build/tests -j "$jobs" --output-on-failure --progress | tail -n 30
 
 say "Python tests"
-HF_HUB_OFFLINE=1 "$venv/bin/python" -m pytest -n "$jobs" --dist loadfile tests
+HF_HUB_OFFLINE=1 "$venv/bin/python" -m pytest -n "$jobs" --dist loadfile -m "not timed" tests
 say "All tests passed"

@@ -1,0 +1,111 @@
+"""The first call of a process: from embedded machine code, compiled, from the cache, in trouble."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gpu_tools
+from blackwell_sparsek import _C
+from gpu_tools import needs_cuda
+
+pytestmark = [gpu_tools.gpu_only(), needs_cuda]
+
+PACKAGED = Path(_C.__file__).resolve().parent / "kernels"
+CHILD = Path(__file__).with_name("first_call.py")
+
+needs_sources = pytest.mark.skipif(
+    not PACKAGED.is_dir(), reason="this build of the package holds no kernels"
+)
+
+
+def start(kernel_dir: Path | str, cache: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "BSK_BUILD_DIR": str(cache)}
+    command = [sys.executable, str(CHILD), str(kernel_dir)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = child.communicate(timeout=100)
+    assert child.returncode == 0, err[-2000:]
+    report: dict[str, Any] = json.loads(out.splitlines()[-1])
+    assert report["right"]
+    return report
+
+
+def first_call(kernel_dir: Path | str, cache: Path) -> dict[str, Any]:
+    return finish(start(kernel_dir, cache))
+
+
+@pytest.fixture
+def sources_only(tmp_path: Path) -> Path:
+    """The package's kernel folder without its cubins."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "source").symlink_to(PACKAGED / "source")
+    (folder / "source.digest").write_bytes((PACKAGED / "source.digest").read_bytes())
+    return folder
+
+
+@pytest.mark.timed
+@pytest.mark.skipif(not (PACKAGED / "cubins").is_dir(), reason="this build embeds no cubins")
+def test_embedded(tmp_path: Path, figure: Callable[[str], None]) -> None:
+    cache = tmp_path / "cache"
+    report = first_call("", cache)
+    figure(f"first call, {report['origin']}: {report['seconds']:.3f} s")
+    assert report["origin"] == "embedded" and report["warnings"] == []
+    assert not cache.exists()  # nothing was compiled, so nothing was written
+    assert report["seconds"] < 0.2
+
+
+@pytest.mark.timed
+@needs_sources
+def test_compiled_and_then_cached(
+    sources_only: Path, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    for origin in ("compiled", "disk cache"):
+        report = first_call(sources_only, tmp_path / "cache")
+        figure(f"first call, {report['origin']}: {report['seconds']:.3f} s")
+        assert report["origin"] == origin and report["warnings"] == []
+
+
+@needs_sources
+def test_a_damaged_cache_file_is_replaced(sources_only: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first_call(sources_only, cache)
+    whole = {path: path.read_bytes() for path in cache.glob("*.bskcubin")}
+    assert whole
+    for damage in (lambda b: b[: len(b) // 2], lambda b: b[:-100] + bytes(100)):
+        for path, content in whole.items():
+            path.write_bytes(damage(content))
+        report = first_call(sources_only, cache)
+        assert report["origin"] == "compiled"
+        assert any("compiled anew" in text for text in report["warnings"])
+        assert {path: path.stat().st_size for path in whole} == {
+            path: len(content) for path, content in whole.items()
+        }
+
+
+@needs_sources
+def test_a_cache_that_cannot_be_written_is_a_warning(sources_only: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    report = first_call(sources_only, tmp_path / "file/cache")
+    assert report["origin"] == "compiled"
+    assert any("cannot be written" in text for text in report["warnings"])
+
+
+@needs_sources
+def test_eight_processes_at_once(sources_only: Path, tmp_path: Path) -> None:
+    children = [start(sources_only, tmp_path / "cache") for _ in range(8)]
+    reports = [finish(child) for child in children]
+    assert {report["origin"] for report in reports} <= {"compiled", "disk cache"}
+    assert first_call(sources_only, tmp_path / "cache")["origin"] == "disk cache"
