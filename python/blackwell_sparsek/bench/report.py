@@ -117,6 +117,9 @@ def notes(result: dict[str, Any]) -> list[str]:
     for row in result["rows"]:
         for builder, times in (row.get("mask_building") or {}).items():
             lines.append(f"{row['name']}: mask by {builder}: {_building(times)}")
+    for name, found in result.get("first_call", {}).items():
+        took = f"{found['seconds']:.3f} s" if "seconds" in found else found["error"]
+        lines.append(f"first call of a process, {name} configuration: {took}")
     missing: dict[tuple[str, str], int] = {}
     for row in result["rows"]:
         for peer, why in row.get("not_run", {}).items():

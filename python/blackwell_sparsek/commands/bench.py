@@ -38,6 +38,9 @@ def bench(
     steady: Annotated[
         float, typer.Option(min=0, help="GPU: also time each side for so many seconds on end.")
     ] = 0.0,
+    first_call: Annotated[
+        bool, typer.Option("--first-call", help="Also time the first call of new processes.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file, after each case.")
     ] = None,
@@ -86,6 +89,10 @@ def bench(
         typer.echo(f"bsk bench: {error}", err=True)
         raise typer.Exit(2) from error
     run(result, lambda: None if json_file is None else _write(json_file, result))
+    if first_call:
+        from blackwell_sparsek.bench import first_call as first
+
+        result["first_call"] = first.measure(place)
     _finish(result, json_file, plot)
 
 
