@@ -9,6 +9,7 @@ import gc
 import re
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -134,7 +135,19 @@ def run_case(
 
 
 def _failure(side: _Side, check: Check | None) -> str | None:
-    """Why a peer is not timed: it raises, or computes something else."""
+    """Why a peer is not timed: it raises, or computes something else. Torch tells by warnings why a
+    backend of SDPA does not take a problem."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        failure = _try(side, check)
+    if failure is not None and told:
+        failure += (
+            f" ({'; '.join(str(each.message).split(' (Trigger')[0][:160] for each in told[:6])})"
+        )
+    return failure
+
+
+def _try(side: _Side, check: Check | None) -> str | None:
     try:
         with side.peer.forced():
             output = side.call()

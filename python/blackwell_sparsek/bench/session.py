@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,9 @@ from blackwell_sparsek.bench.peers import reason
 _CASE_SECONDS = 1.5  # making inputs, checking, capturing
 _FIRST_SECONDS = 10.0  # context, first loading of kernels
 _FLEX_SECONDS = 12.0  # torch.compile of FlexAttention for one more shape
+_OVER = 1.25  # of the timed work, as it is an estimate itself
+_UNTIMED_CALLS = 60  # of all sides and clocks, to warm up, in dense calls ...
+_SLOW_FLOPS = 300e12  # ... at so many FLOP/s
 _HANG_SECONDS = 60.0  # that a case may take beyond its share before the process is ended
 _LEAST_SECONDS = 0.5  # of timed work, below which a case's figures are not worth having
 
@@ -38,7 +42,7 @@ def fitted(cases: Sequence[Case], limits: Limits, total: float) -> Limits:
     Raises ValueError where even the least time of a case is too much.
     """
     spare = total - estimate(cases, dataclasses.replace(limits, seconds=0.0))
-    seconds = min(limits.seconds, spare / max(1, len(cases)))
+    seconds = min(limits.seconds, spare / _OVER / max(1, len(cases)))
     if seconds < _LEAST_SECONDS:
         least = estimate(cases, dataclasses.replace(limits, seconds=_LEAST_SECONDS))
         raise ValueError(
@@ -78,6 +82,7 @@ def run(
         else:
             done(row, None)
         if device != "cpu":
+            gc.collect()  # a failed peer's traceback may hold gigabytes
             torch.cuda.empty_cache()
 
 
@@ -95,7 +100,9 @@ def _with_flex_shapes(cases: Sequence[Case]) -> Iterator[tuple[Case, bool]]:
 def _cost(case: Case, new_flex_shape: bool, limits: Limits) -> float:
     compiling = _FLEX_SECONDS if new_flex_shape and limits.wanted("flex") else 0.0
     steady = 6 * limits.steady_seconds
-    return _CASE_SECONDS + 1.25 * limits.seconds + compiling + steady
+    dense_flops = 4 * case.batch * case.q_heads * case.q_len * case.kv_len * case.head_dim
+    warming = _UNTIMED_CALLS * dense_flops / _SLOW_FLOPS
+    return _CASE_SECONDS + _OVER * limits.seconds + warming + compiling + steady
 
 
 def _lost_device(device: str) -> str:

@@ -52,7 +52,10 @@ def bench(
         str | None, typer.Option(help="The commit, where the package cannot tell its own.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(help="Run nothing; print this JSON file as a Markdown table.")
+        Path | None,
+        typer.Option(
+            help="Run nothing; print this JSON file as Markdown (and draw it, with --plot)."
+        ),
     ] = None,
     list_cases: Annotated[bool, typer.Option("--list", help="List tables and cases.")] = False,
 ) -> None:
@@ -72,7 +75,11 @@ def bench(
         if markdown is not None:
             from blackwell_sparsek.bench import report
 
-            typer.echo(report.markdown(_read(markdown)), nl=False)
+            result = _read(markdown)
+            typer.echo(report.markdown(result), nl=False)
+            if plot is not None:
+                _check_plot(plot)
+                _draw(result, plot)
             return
         place = _device(device)
         chosen = chosen_cases(cases or ["trial" if place == "cpu" else "small"], quick)
@@ -105,14 +112,21 @@ def _finish(result: dict[str, Any], json_file: Path | None, plot: Path | None) -
     if json_file is not None:
         _write(json_file, result)
         typer.echo(f"figures: {json_file}")
-    if plot is not None and result["rows"]:
-        for path in report.plot(result["rows"], plot):
-            typer.echo(f"chart: {path}")
+    if plot is not None:
+        _draw(result, plot)
     if not all(row["correct"] for row in result["rows"]):
         typer.echo("A result differs from fp64 by more than rounding: see the red lines.", err=True)
         raise typer.Exit(1)
     if any(entry.get("failed") for entry in result["skipped"]):
         raise typer.Exit(1)
+
+
+def _draw(result: dict[str, Any], plot: Path) -> None:
+    from blackwell_sparsek.bench import report
+
+    if result["rows"]:
+        for path in report.plot(result["rows"], plot):
+            typer.echo(f"chart: {path}", err=True)
 
 
 def _result(place: str, repetitions: int, commit: str | None) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def benchmark_latency(
 ) -> dict[str, Any]:
     """Times `fn(*args, **kwargs)`; all times in microseconds per call.
 
-    A call is on a GPU where its arguments or its result hold a CUDA tensor.
+    A call is on a GPU where its arguments or its result hold a CUDA tensor. The GPU clocks follow
+    the project's method but have not been run on a GPU yet.
 
     Args:
         fn: what to time; `benchmark_latency(lambda: f(x))` works as well as
