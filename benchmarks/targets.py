@@ -128,7 +128,7 @@ def _speed(row: Row) -> float:
 
 
 def _is_peer(name: str) -> bool:
-    return name != OURS and not name.endswith("_dense")
+    return not name.startswith(OURS) and not name.endswith("_dense")
 
 
 def _ratio(row: Row, names: tuple[str, ...], clock: str) -> float | None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from blackwell_sparsek import _C, cli
+from blackwell_sparsek import _C, cli, core
+from blackwell_sparsek.attention import plan
 from blackwell_sparsek.bench import (
     gpu_runner,
     gpu_state,
@@ -154,6 +155,25 @@ def test_a_backends_warnings_tell_its_reasons(
     row = gpu_runner.run_case(CASE, "cpu", without(), clock)
     told = row["not_run"]["choosy"]
     assert told == "RuntimeError: No available kernel. (it takes no mask)"
+
+
+def test_variants_are_sides_of_their_own(clock: FakeClock) -> None:
+    """Each runs the kernel of its name, beside the one that is chosen."""
+    before = core.get_default_config()
+    kernels = ("cpu_attention_forward", "cpu_reference", "sm90_attention_forward")
+    limits = dataclasses.replace(without("sdpa_flash"), variants=kernels)
+    row = gpu_runner.run_case(CASE, "cpu", limits, clock)
+    assert set(row["us"]) == {
+        "blackwell_sparsek",
+        "blackwell_sparsek:cpu_attention_forward",
+        "blackwell_sparsek:cpu_reference",
+    }
+    assert "sm90_attention_forward" in row["not_run"]["blackwell_sparsek:sm90_attention_forward"]
+    assert core.get_default_config() == before
+    inputs = CASE.make()
+    for peer in peers.variants(inputs, kernels[:2]):
+        with peer.forced():
+            assert plan(*inputs[:3]).startswith(peer.kernel)
 
 
 def test_what_cannot_be_captured_is_timed_by_events(clock: FakeClock) -> None:
@@ -402,6 +422,8 @@ def test_the_command_runs_the_quick_selection_in_the_time_given(gpu_command) -> 
     assert done.exit_code == 0, done.output
     assert "1 cases, 2.0 s of timing each: at most 14 s in all." in done.output
     assert BLOCKS.name not in done.output
+    done = gpu_command("--variants", "nonsense")
+    assert done.exit_code == 2 and "nonsense" in done.output
     done = gpu_command("--seconds", "5")
     assert done.exit_code == 2 and "seconds: must be at least" in done.output
 

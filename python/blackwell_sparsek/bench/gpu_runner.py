@@ -20,7 +20,7 @@ from blackwell_sparsek.attention import attention_forward
 from blackwell_sparsek.bench import gpu_state, mask_building, roofline
 from blackwell_sparsek.bench.cases import Case, Inputs
 from blackwell_sparsek.bench.checking import Check
-from blackwell_sparsek.bench.peers import OURS, OURS_DENSE, Peer, gpu_peers, ours, reason
+from blackwell_sparsek.bench.peers import OURS, OURS_DENSE, Peer, gpu_peers, ours, reason, variants
 from blackwell_sparsek.utils import _gpu_timing
 
 _COLD_BYTES = 250e6  # of rotating inputs: several times the L2 cache
@@ -41,6 +41,7 @@ class Limits:
     rounds: int = 5
     steady_seconds: float = 0.0  # > 0: also a run without a pause, of this length, of each side
     wanted: Callable[[str], bool] = lambda name: True  # which peers
+    variants: tuple[str, ...] = ()  # kernels of ours, each timed as a side of its own
 
 
 class _Side:
@@ -105,7 +106,7 @@ def run_case(
     sides = [_Side(first, inputs)]
     out = torch.empty_like(first.bound(inputs)())
     sides[0].out_call = functools.partial(attention_forward, Q, K, V, out=out, **options)
-    for peer in rivals:
+    for peer in [*variants(inputs, limits.variants), *rivals]:
         side = _Side(peer, inputs)
         wrong = _failure(side, check if peer.same else None)
         if wrong is None:

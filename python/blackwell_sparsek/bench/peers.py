@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from blackwell_sparsek import core
 from blackwell_sparsek.attention import attention_forward
 from blackwell_sparsek.bench import other_libraries
 from blackwell_sparsek.bench.cases import Case, Inputs
@@ -29,17 +31,20 @@ _MAX_MASK_PAIRS = 2**28  # above, a materialised mask is no peer: gigabytes, and
 
 
 class Peer(NamedTuple):
-    """Something timed: attention of (Q, K, V) with the case's options bound, and the torch backend it
-    is forced to ("" = any), which is entered outside what is timed. `same` tells whether it computes
-    what the case asks for, or all pairs (the dense time of the law)."""
+    """Something timed: attention of (Q, K, V) with the case's options bound, and the torch backend or
+    the kernel of ours it is forced to ("" = any), outside what is timed. `same` tells whether it
+    computes what the case asks for, or all pairs (the dense time of the law)."""
 
     name: str
     attention: Attention
     backend: str = ""
     same: bool = True
+    kernel: str = ""
 
     def forced(self) -> AbstractContextManager[Any]:
-        """The backend, in force."""
+        """The backend or kernel, in force."""
+        if self.kernel:
+            return _forced_kernel(self.kernel)
         if not self.backend:
             return nullcontext()
         from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -63,6 +68,22 @@ def ours(inputs: Inputs) -> Peer:
     """The kernel of this library."""
     options = inputs.options
     return Peer(OURS, functools.partial(attention_forward, **options))
+
+
+def variants(inputs: Inputs, kernels: Sequence[str]) -> list[Peer]:
+    """Kernels of this library by name, each as a side of its own."""
+    attention = ours(inputs).attention
+    return [Peer(f"{OURS}:{kernel}", attention, kernel=kernel) for kernel in kernels]
+
+
+@contextmanager
+def _forced_kernel(kernel: str) -> Iterator[None]:
+    before = core.get_default_config()
+    core.set_default_config(dataclasses.replace(before, kernel=kernel))
+    try:
+        yield
+    finally:
+        core.set_default_config(before)
 
 
 def cpu_peers(case: Case, inputs: Inputs) -> Peers:
@@ -115,8 +136,8 @@ def gpu_peers(case: Case, inputs: Inputs, wanted: Callable[[str], bool] = lambda
 
 def reason(error: BaseException) -> str:
     """An error as one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) < 400 else text[:400] + ' ...'}"
 
 
 def _skips_pairs(case: Case) -> bool:

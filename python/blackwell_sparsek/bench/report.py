@@ -54,7 +54,7 @@ def _columns(rows: Sequence[Row], peak: Callable[[Row], float]) -> dict[str, Any
         "% peak": percent,
         "GB/s": lambda row: _number(row["bytes"] / row["us"][OURS]["median"] / 1e3, 0),
         "% law": lambda row: _number(percent_of_law(row), 0),
-        **{f"x {peer.replace('sdpa_', '')}": against(peer) for peer in peers},
+        **{f"x {_short(peer)}": against(peer) for peer in peers},
         "x host": host("host_us"),
         "x host out=": host("host_out_us"),
         "error": lambda row: f"{row['max_error']:.1e}" + ("" if row["correct"] else " WRONG"),
@@ -76,6 +76,11 @@ def host_ratio(row: Row, clock: str) -> float | None:
     ]
     own = row["us"][OURS].get(clock)
     return min(times) / own if times and own else None
+
+
+def _short(side: str) -> str:
+    """A side's name as a heading: cudnn, flash_dense, dense (our own), a kernel's name."""
+    return side.removeprefix("sdpa_").removeprefix(f"{OURS}:").removeprefix(f"{OURS}_")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -35,6 +35,12 @@ def bench(
             help="GPU: names or their beginnings, for instance sdpa,blackwell; default: all."
         ),
     ] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            help="GPU: kernels of ours by name, with commas, each timed as one more side."
+        ),
+    ] = None,
     steady: Annotated[
         float, typer.Option(min=0, help="GPU: also time each side for so many seconds on end.")
     ] = 0.0,
@@ -91,7 +97,7 @@ def bench(
             run = _cpu_run(chosen, counts, repetitions)
         else:
             result = _result(place, repetitions, commit)
-            run = _gpu_run(chosen, place, quick, repetitions, seconds, peers, steady)
+            run = _gpu_run(chosen, place, quick, repetitions, seconds, peers, variants, steady)
     except (ValueError, ImportError) as error:
         typer.echo(f"bsk bench: {error}", err=True)
         raise typer.Exit(2) from error
@@ -186,19 +192,25 @@ def _gpu_run(
     repetitions: int,
     seconds: float | None,
     peers: str | None,
+    variants: str | None,
     steady: float,
 ) -> Run:
     import torch
 
     from blackwell_sparsek.bench import gpu_state, session
     from blackwell_sparsek.bench.gpu_runner import Limits
+    from blackwell_sparsek.core import Config
 
     names = None if peers is None else tuple(peers.split(","))
+    kernels = tuple(variants.split(",")) if variants else ()
+    for kernel in kernels:
+        Config(kernel=kernel)  # ValueError where there is none of that name
     limits = Limits(
         seconds=3.0 if quick else 6.0,
         rounds=repetitions,
         steady_seconds=steady,
         wanted=lambda name: names is None or name.startswith(names),
+        variants=kernels,
     )
     if seconds is not None:
         limits = session.fitted(chosen, limits, seconds)
