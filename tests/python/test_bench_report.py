@@ -179,6 +179,21 @@ def test_markdown_of_a_file(tmp_path: Path) -> None:
     assert "a GPU, torch 2, commit abc" in lines[-1]
 
 
+def test_markdown_of_some_columns(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps(result_of(LATENCY)))
+    command = ["bench", "--markdown", str(path), "--columns"]
+    done = CliRunner().invoke(cli.app, [*command, "case, us, x cudnn"])
+    lines = done.output.splitlines()
+    assert lines[:3] == [
+        "| case | us | x cudnn |",
+        "|---|---:|---:|",
+        "| b1_h8_s512_d64_fp16 | 4.0 | 2.50 |",
+    ]
+    done = CliRunner().invoke(cli.app, [*command, "speed"])
+    assert done.exit_code == 2 and "columns: must be of case, us" in done.output
+
+
 @pytest.mark.parametrize("content", [None, "not json", "{}"])
 def test_markdown_of_no_figures(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "figures.json"

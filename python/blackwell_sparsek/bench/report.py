@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blackwell_sparsek.bench.laws import fits, percent_of_law
-from blackwell_sparsek.bench.peers import OURS
+from blackwell_sparsek.bench.peers import OURS, OURS_DENSE
 
 Row = dict[str, Any]
 
@@ -28,6 +28,9 @@ def _columns(rows: Sequence[Row], peak: Callable[[Row], float]) -> dict[str, Any
 
     def speed(row: Row) -> float:
         return float(row["flops"] / row["us"][OURS]["median"] / 1e6)
+
+    def bandwidth(row: Row) -> float:
+        return float(row["bytes"] / row["us"][OURS]["median"] / 1e3)
 
     def percent(row: Row) -> str:
         return f"{100 * speed(row) / peak(row):.0f}" if peak(row) else ""
@@ -52,7 +55,7 @@ def _columns(rows: Sequence[Row], peak: Callable[[Row], float]) -> dict[str, Any
         "host out=": ours("host_out_us", 2),
         "TFLOP/s": lambda row: _number(speed(row), 1 if speed(row) >= 10 else 3),
         "% peak": percent,
-        "GB/s": lambda row: _number(row["bytes"] / row["us"][OURS]["median"] / 1e3, 0),
+        "GB/s": lambda row: _number(bandwidth(row), 0 if bandwidth(row) >= 10 else 1),
         "% law": lambda row: _number(percent_of_law(row), 0),
         **{f"x {_short(peer)}": against(peer) for peer in peers},
         "x host": host("host_us"),
@@ -79,8 +82,10 @@ def host_ratio(row: Row, clock: str) -> float | None:
 
 
 def _short(side: str) -> str:
-    """A side's name as a heading: cudnn, flash_dense, dense (our own), a kernel's name."""
-    return side.removeprefix("sdpa_").removeprefix(f"{OURS}:").removeprefix(f"{OURS}_")
+    """A side's name as a heading: cudnn, cudnn_dense, own dense, a kernel's name."""
+    if side == OURS_DENSE:
+        return "own dense"
+    return side.removeprefix("sdpa_").removeprefix(f"{OURS}:")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -150,17 +155,29 @@ def _building(times: dict[str, Any]) -> str:
 _BUILDING = {"gpu_us": "GPU", "wall_us": "in all", "host_us": "host"}
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table as Markdown, with where it comes from under it."""
+def markdown(result: dict[str, Any], wanted: Sequence[str] | None = None) -> str:
+    """The table as Markdown, with where it comes from under it.
+
+    Args:
+        wanted: columns by their headings, instead of all that hold something and the notes.
+
+    Raises ValueError where there is no such column.
+    """
     rows, environment = result["rows"], result["environment"]
     columns = _columns(rows, _peak_of(result))
     shown = [name for name in columns if any(columns[name](row) for row in rows)]
+    for name in wanted or ():
+        if name not in shown:
+            raise ValueError(
+                f"columns: must be of {', '.join(shown)}; got {name!r}. Pass them with commas between."
+            )
+    shown = list(wanted or shown)
     lines = [
         "| " + " | ".join(shown) + " |",
         "|---" + "|---:" * (len(shown) - 1) + "|",
         *("| " + " | ".join(columns[name](row) or "-" for name in shown) + " |" for row in rows),
         "",
-        *(f"- {line}" for line in notes(result)),
+        *(f"- {line}" for line in ([] if wanted else notes(result))),
         f"- {environment['device']}, torch {environment['torch']}, commit {environment['commit']}, "
         f"{environment['date']}: `{environment['command']}`",
     ]

@@ -63,6 +63,10 @@ def bench(
             help="Run nothing; print this JSON file as Markdown (and draw it, with --plot)."
         ),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="With --markdown: these columns, for instance 'case,us,x cudnn'."),
+    ] = None,
     list_cases: Annotated[bool, typer.Option("--list", help="List tables and cases.")] = False,
 ) -> None:
     """Time the kernels beside torch's SDPA, in turn and checked against fp64, one line a case.
@@ -82,7 +86,8 @@ def bench(
             from blackwell_sparsek.bench import report
 
             result = _read(markdown)
-            typer.echo(report.markdown(result), nl=False)
+            wanted = None if columns is None else [name.strip() for name in columns.split(",")]
+            typer.echo(report.markdown(result, wanted), nl=False)
             if plot is not None:
                 _check_plot(plot)
                 _draw(result, plot)
