@@ -445,3 +445,20 @@ def test_the_command_fails_where_a_case_fails(
     written = json.loads(figures.read_text())
     assert [row["name"] for row in written["rows"]] == [BLOCKS.name]
     assert written["skipped"][0]["failed"]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu() -> None:
+    """The real clocks: every figure is there, and they stand in the order that they must."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    limits = Limits(seconds=1.0, steady_seconds=0.5, wanted=lambda name: name.startswith("sdpa"))
+    with torch.no_grad():
+        row = gpu_runner.run_case(Case(dtype="fp16"), "cuda", limits)
+    assert row["correct"] and set(row["us"]) == {"blackwell_sparsek", "sdpa_cudnn", "sdpa_flash"}
+    for us in row["us"].values():
+        assert us["method"] == "graph" and us["nodes"] == 200 and us["replays"] >= 30
+        assert 0.5 < us["gpu_us"] < us["event_us"] + us["host_us"]
+        assert us["gpu_us"] < 1.1 * us["cold_us"]
+    assert 0.3 < row["control"]["us"] < row["us"]["blackwell_sparsek"]["gpu_us"]
+    assert row["steady_state"]["blackwell_sparsek"]["gpu"]["sm_mhz"] > 100
