@@ -11,6 +11,7 @@
 #include "src/cuda/host/engine.h"
 #include "src/cuda/host/kernel_cache.h"
 #include "src/cuda/host/kernel_library.h"
+#include "src/cuda/host/launch.h"
 
 namespace bsk::python {
 namespace {
@@ -125,6 +126,15 @@ PyObject* kernel_cache_clear_entry(PyObject*, PyObject*) {
   });
 }
 
+PyObject* set_programmatic_dependent_launch_entry(PyObject*, PyObject* enabled) {
+  return guarded([&]() -> PyObject* {
+    const int value = PyObject_IsTrue(enabled);
+    if (value < 0) throw PythonError{};
+    cuda::set_programmatic_dependent_launch(value == 1);
+    Py_RETURN_NONE;
+  });
+}
+
 PyMethodDef methods[] = {
     {"set_engine_places", set_engine_places_entry, METH_VARARGS,
      "set_engine_places(kernel_dir, nvrtc_libraries, driver_library): where the CUDA engine's "
@@ -142,6 +152,9 @@ PyMethodDef methods[] = {
      "kernel_cache_stats() -> (folder, files, bytes, limit_bytes)"},
     {"kernel_cache_clear", kernel_cache_clear_entry, METH_NOARGS,
      "kernel_cache_clear() -> files removed"},
+    {"set_programmatic_dependent_launch", set_programmatic_dependent_launch_entry, METH_O,
+     "set_programmatic_dependent_launch(enabled): a control of the bench; with False no launch of "
+     "this process overlaps the kernel before it. True at the start."},
     {nullptr, nullptr, 0, nullptr},
 };
 

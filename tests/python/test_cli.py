@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from blackwell_sparsek import cli
-from blackwell_sparsek.bench import cases, runner
+from blackwell_sparsek.bench import cases, peers, runner, tables
 from blackwell_sparsek.commands import doctor, validate
 
 
@@ -175,7 +175,7 @@ def test_bench_writes_figures_and_a_chart(tmp_path: Path, monkeypatch: pytest.Mo
         cases.Case(q_heads=2, q_len=64),
         cases.Case(q_heads=2, q_len=256, blocks=cases.Blocks(density=0.5, size=(64, 64))),
     )
-    monkeypatch.setitem(cases.TABLES, "tiny", small)
+    monkeypatch.setitem(tables.TABLES, "tiny", tables.Table(small, small[:1], "two"))
     monkeypatch.setattr(runner, "_ROUND_US", 100.0)
     before = torch.get_num_threads()
     figures, chart = tmp_path / "figures.json", tmp_path / "chart.png"
@@ -205,8 +205,10 @@ def test_bench_writes_figures_and_a_chart(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_bench_exits_1_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cases.TABLES, "tiny", (cases.Case(q_heads=1, q_len=32),))
-    monkeypatch.setattr(runner, "_forward", lambda inputs: torch.zeros_like(inputs.Q))
+    only = (cases.Case(q_heads=1, q_len=32),)
+    monkeypatch.setitem(tables.TABLES, "tiny", tables.Table(only, only, "one"))
+    wrong = peers.Peer(peers.OURS, lambda Q, K, V: torch.zeros_like(Q))
+    monkeypatch.setattr(runner, "ours", lambda inputs: wrong)
     result = bsk("bench", "--cases", "tiny", "--device", "cpu", "--repetitions", "1")
     assert result.exit_code == 1
     assert "differs from fp64" in result.output
@@ -231,9 +233,9 @@ def test_bench_wrong_options(arguments: tuple[str, ...], message: str) -> None:
 
 def test_bench_lists_its_cases() -> None:
     output = bsk("bench", "--list").output
-    for name, table in cases.TABLES.items():
+    for name, table in tables.TABLES.items():
         assert f"{name}:" in output
-        assert all(case.name in output for case in table)
+        assert all(case.name in output for case in table.cases)
 
 
 # ---- mask ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from blackwell_sparsek.bench import cases, roofline
+from blackwell_sparsek.bench import cases, roofline, tables
 from blackwell_sparsek.bench.cases import Blocks, Case
 
 ALL = [*cases.SMOKE, *cases.EDGE, *cases.sweep(40)]
@@ -52,7 +52,8 @@ def test_bytes() -> None:
 
 
 def test_names_are_unique_and_the_inputs_repeatable() -> None:
-    for table in (cases.SMOKE, cases.EDGE, *cases.TABLES.values()):
+    every = [table.cases for table in tables.TABLES.values()]
+    for table in (cases.SMOKE, cases.EDGE, *every):
         names = [case.name for case in table]
         assert len(set(names)) == len(names)
     case = Case(blocks=Blocks(density=0.5), mask="bool", q_len=200)

@@ -1,7 +1,7 @@
 """Attention problems as values, shared by tests, `bsk validate` and `bsk bench`.
 
-`SMOKE` is small enough for every CI run, `EDGE` holds the sizes where tiles end, `sweep(count)`
-draws problems at random from a seed, and `TABLES` are what the benches print.
+`SMOKE` is small enough for every CI run, `EDGE` holds the sizes where tiles end, and `sweep(count)`
+draws problems at random from a seed. What the benches print is in `tables.py`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Case:
     is_causal: bool | str = False
     window: tuple[int, int] | None = None
     softcap: float | None = None
-    mask: str = ""  # attn_mask: "", "bool", "additive" or "padding" ([batch, 1, 1, kv_len])
+    # attn_mask: "", "bool", "additive", or [batch, 1, 1, kv_len]: "padding" keeps a random prefix of
+    # the keys in every batch, "padding_eighth" all but the last eighth.
+    mask: str = ""
     blocks: Blocks | None = None
     rows_first: bool = False  # Q, K, V as transposed views of [batch, length, heads, head_dim]
 
@@ -97,15 +99,20 @@ class Case:
             parts.append("bshd")
         return "_".join(parts)
 
-    def make(self, device: torch.device | str = "cpu", seed: int = 0) -> Inputs:
-        """Random normal tensors; the same seed gives the same numbers on every device."""
-        generator = torch.Generator().manual_seed(seed)
+    def make(
+        self, device: torch.device | str = "cpu", seed: int = 0, *, draw_on_device: bool = False
+    ) -> Inputs:
+        """Random normal tensors; the same seed gives the same numbers on every device, unless they
+        are drawn on the device itself, which large ones need."""
+        place = torch.device(device if draw_on_device else "cpu")
+        generator = torch.Generator(place).manual_seed(seed)
 
         def tensor(heads: int, length: int, dim: int) -> Tensor:
             shape = (self.batch, heads, length, dim)
             if self.rows_first:
                 shape = (self.batch, length, heads, dim)
-            numbers = torch.randn(shape, generator=generator).to(DTYPES[self.dtype]).to(device)
+            numbers = torch.randn(shape, generator=generator, device=place)
+            numbers = numbers.to(DTYPES[self.dtype]).to(device)
             return numbers.transpose(1, 2) if self.rows_first else numbers
 
         Q = tensor(self.q_heads, self.q_len, self.head_dim)
@@ -124,17 +131,32 @@ class Case:
             options["block_mask"] = self._block_mask(self.blocks, generator).to(device)
         return Inputs(Q, K, V, options)
 
+    def make_blocks(self, device: torch.device | str, seed: int = 0) -> BlockMask:
+        """The block mask by itself, built on the device.
+
+        Raises ValueError where the case has none.
+        """
+        if self.blocks is None:
+            raise ValueError(f"blocks: must be given; got None in {self.name}. Add Blocks(...).")
+        return self._block_mask(self.blocks, torch.Generator(device).manual_seed(seed))
+
     def _attn_mask(self, generator: torch.Generator) -> Tensor:
+        place = generator.device
         if self.mask == "padding":  # every batch keeps a prefix of the keys
-            kept = torch.randint(0, self.kv_len + 1, (self.batch, 1, 1, 1), generator=generator)
-            return torch.arange(self.kv_len) < kept
+            shape = (self.batch, 1, 1, 1)
+            kept = torch.randint(0, self.kv_len + 1, shape, generator=generator, device=place)
+            return torch.arange(self.kv_len, device=place) < kept
+        if self.mask == "padding_eighth":
+            kept = torch.full((self.batch, 1, 1, 1), self.kv_len - self.kv_len // 8, device=place)
+            return torch.arange(self.kv_len, device=place) < kept
         shape = (self.batch, self.q_heads, self.q_len, self.kv_len)
         if self.mask == "bool":
-            return torch.rand(shape, generator=generator) < 0.5
+            return torch.rand(shape, generator=generator, device=place) < 0.5
         if self.mask == "additive":
-            return torch.randn(shape, generator=generator).to(DTYPES[self.dtype])
+            return torch.randn(shape, generator=generator, device=place).to(DTYPES[self.dtype])
         raise ValueError(
-            f"mask: must be '', 'bool', 'additive' or 'padding'; got {self.mask!r}. Choose one."
+            "mask: must be '', 'bool', 'additive', 'padding' or 'padding_eighth'; "
+            f"got {self.mask!r}. Choose one."
         )
 
     def _block_mask(self, blocks: Blocks, generator: torch.Generator) -> BlockMask:
@@ -151,11 +173,16 @@ class Case:
             )
         if blocks.pattern == "window":
             return BlockMask.sliding_window(
-                self.q_len, self.kv_len, blocks.window, sink=blocks.sink, block_size=blocks.size
+                self.q_len,
+                self.kv_len,
+                blocks.window,
+                sink=blocks.sink,
+                block_size=blocks.size,
+                device=generator.device,
             )
         if blocks.pattern == "document":
             return BlockMask.document(
-                torch.arange(self.q_len) // blocks.window,
+                torch.arange(self.q_len, device=generator.device) // blocks.window,
                 max_document_len=blocks.window,
                 block_size=blocks.size,
             )
@@ -165,7 +192,7 @@ class Case:
         )
 
 
-def _with(case: Case, **changes: Any) -> Case:
+def varied(case: Case, **changes: Any) -> Case:
     """The case with changes; sizes that followed another one go on following it."""
     for follower, leader in (
         ("kv_heads", "q_heads"),
@@ -181,39 +208,42 @@ _PLAIN = Case(q_heads=4, q_len=200, head_dim=64)
 
 SMOKE: tuple[Case, ...] = (
     _PLAIN,
-    _with(_PLAIN, dtype="fp16"),
-    _with(_PLAIN, dtype="bf16"),
-    _with(_PLAIN, is_causal=True),
-    _with(_PLAIN, is_causal="lower_right", kv_len=333),
-    _with(_PLAIN, batch=2, kv_heads=2, head_dim=128),
-    _with(_PLAIN, kv_heads=1, rows_first=True),
-    _with(_PLAIN, head_dim=80, v_head_dim=48),
-    _with(_PLAIN, window=(64, 0)),
-    _with(_PLAIN, window=(30, 30), is_causal=True),
-    _with(_PLAIN, softcap=20.0, is_causal=True),
-    _with(_PLAIN, batch=2, mask="padding"),
-    _with(_PLAIN, mask="bool"),
-    _with(_PLAIN, mask="additive", is_causal=True),
-    _with(_PLAIN, blocks=Blocks(density=0.5)),
-    _with(_PLAIN, q_len=300, blocks=Blocks(density=0.3, size=(64, 64)), is_causal=True),
-    _with(_PLAIN, q_len=300, kv_heads=2, blocks=Blocks(density=0.3, size=(64, 16), heads="kv")),
-    _with(_PLAIN, q_len=300, blocks=Blocks("window", window=100, sink=4, size=(64, 64))),
-    _with(_PLAIN, q_len=300, blocks=Blocks("document", window=90), is_causal=True),
+    varied(_PLAIN, dtype="fp16"),
+    varied(_PLAIN, dtype="bf16"),
+    varied(_PLAIN, is_causal=True),
+    varied(_PLAIN, is_causal="lower_right", kv_len=333),
+    varied(_PLAIN, batch=2, kv_heads=2, head_dim=128),
+    varied(_PLAIN, kv_heads=1, rows_first=True),
+    varied(_PLAIN, head_dim=80, v_head_dim=48),
+    varied(_PLAIN, window=(64, 0)),
+    varied(_PLAIN, window=(30, 30), is_causal=True),
+    varied(_PLAIN, softcap=20.0, is_causal=True),
+    varied(_PLAIN, batch=2, mask="padding"),
+    varied(_PLAIN, mask="bool"),
+    varied(_PLAIN, mask="additive", is_causal=True),
+    varied(_PLAIN, blocks=Blocks(density=0.5)),
+    varied(_PLAIN, q_len=300, blocks=Blocks(density=0.3, size=(64, 64)), is_causal=True),
+    varied(_PLAIN, q_len=300, kv_heads=2, blocks=Blocks(density=0.3, size=(64, 16), heads="kv")),
+    varied(_PLAIN, q_len=300, blocks=Blocks("window", window=100, sink=4, size=(64, 64))),
+    varied(_PLAIN, q_len=300, blocks=Blocks("document", window=90), is_causal=True),
 )
 
 # Where tiles end, and one to either side; and the smallest and largest channels.
 _LENGTHS = (1, 2, 7, 15, 16, 17, 31, 63, 64, 65, 127, 128, 129, 191, 255, 256, 257)
 
 EDGE: tuple[Case, ...] = (
-    *(_with(_PLAIN, q_heads=2, q_len=n, is_causal=True) for n in _LENGTHS),
-    *(_with(_PLAIN, q_heads=2, q_len=1, kv_len=n) for n in _LENGTHS[1:]),
-    *(_with(_PLAIN, q_heads=2, q_len=n, kv_len=1) for n in (64, 129)),
-    *(_with(_PLAIN, q_heads=2, q_len=130, head_dim=d) for d in (16, 24, 40, 72, 96, 192, 256)),
-    *(_with(_PLAIN, q_heads=2, q_len=257, kv_len=n, is_causal="lower_right") for n in (1, 63, 500)),
-    *(_with(_PLAIN, q_heads=2, q_len=n, blocks=Blocks(size=(64, 32))) for n in _LENGTHS[-6:]),
-    _with(_PLAIN, batch=0),
-    _with(_PLAIN, q_heads=12, kv_heads=3, q_len=97),
-    _with(_PLAIN, blocks=Blocks(density=0.0), q_len=150),
+    *(varied(_PLAIN, q_heads=2, q_len=n, is_causal=True) for n in _LENGTHS),
+    *(varied(_PLAIN, q_heads=2, q_len=1, kv_len=n) for n in _LENGTHS[1:]),
+    *(varied(_PLAIN, q_heads=2, q_len=n, kv_len=1) for n in (64, 129)),
+    *(varied(_PLAIN, q_heads=2, q_len=130, head_dim=d) for d in (16, 24, 40, 72, 96, 192, 256)),
+    *(
+        varied(_PLAIN, q_heads=2, q_len=257, kv_len=n, is_causal="lower_right")
+        for n in (1, 63, 500)
+    ),
+    *(varied(_PLAIN, q_heads=2, q_len=n, blocks=Blocks(size=(64, 32))) for n in _LENGTHS[-6:]),
+    varied(_PLAIN, batch=0),
+    varied(_PLAIN, q_heads=12, kv_heads=3, q_len=97),
+    varied(_PLAIN, blocks=Blocks(density=0.0), q_len=150),
 )
 
 
@@ -249,74 +279,3 @@ def sweep(count: int, seed: int = 0, longest: int = 300) -> tuple[Case, ...]:
             )
         )
     return tuple(cases)
-
-
-def _densities(base: Case, densities: tuple[float, ...], size: int) -> tuple[Case, ...]:
-    return tuple(
-        _with(base, blocks=Blocks(density=density, size=(size, size))) for density in densities
-    )
-
-
-def _small(dtype: str) -> tuple[Case, ...]:
-    return tuple(
-        Case(b, h, s, d, dtype=dtype, is_causal=causal)
-        for b, h, s, d in (
-            (1, 8, 128, 64),
-            (1, 8, 512, 64),
-            (1, 32, 512, 64),
-            (1, 16, 1024, 64),
-            (1, 16, 1024, 128),
-            (4, 16, 1024, 64),
-        )
-        for causal in (False, True)
-    )
-
-
-_LONG = Case(q_heads=16, q_len=16384, dtype="bf16")
-_CPU = Case(q_heads=8, q_len=2048, head_dim=64, dtype="fp32")
-
-TABLES: dict[str, tuple[Case, ...]] = {
-    # On the CPU: dense against torch's SDPA, and time against density.
-    "cpu": (_CPU, *_densities(_CPU, (1.0, 0.5, 0.25, 0.1), 64)),
-    "cpu_masks": (
-        _with(_CPU, is_causal=True),
-        _with(_CPU, window=(256, 0), is_causal=True),
-        _with(_CPU, mask="padding"),
-        _with(_CPU, dtype="bf16"),
-        _with(_CPU, kv_heads=2),
-    ),
-    "quick": (
-        Case(),
-        Case(is_causal=True),
-        Case(q_len=1024, blocks=Blocks(density=0.25, size=(64, 64))),
-    ),
-    # On a GPU: latency at small sizes, throughput, sparsity. Never run on one yet.
-    "small": _small("fp16"),
-    "throughput": tuple(
-        Case(b, h, s, d, dtype="bf16", is_causal=causal)
-        for b, h, s, d in (
-            (2, 16, 2048, 128),
-            (4, 16, 4096, 64),
-            (4, 16, 4096, 128),
-            (1, 16, 16384, 64),
-            (1, 16, 16384, 128),
-        )
-        for causal in (False, True)
-    ),
-    "sparse": (
-        *_densities(_with(_LONG, head_dim=128), (1.0, 0.5, 0.25, 0.11, 0.06), 128),
-        *_densities(_LONG, (1.0, 0.5, 0.25, 0.11, 0.06), 128),
-        *_densities(_with(_LONG, head_dim=128), (1.0, 0.25, 0.11), 64),
-        *_densities(_with(_LONG, head_dim=128, q_len=4096), (0.52, 0.27, 0.13, 0.08), 128),
-        *_densities(_with(_LONG, head_dim=128, is_causal=True), (0.25,), 128),
-    ),
-    "window": (
-        _with(_LONG, head_dim=128, q_len=32768, window=(1024, 0), is_causal=True),
-        _with(_LONG, head_dim=128, window=(512, 0), is_causal=True),
-    ),
-    "masks": (
-        _with(_LONG, q_len=4096, head_dim=128),
-        _with(_LONG, q_len=4096, head_dim=128, mask="padding"),
-        _with(_LONG, q_len=4096, head_dim=128, mask="additive"),
-    ),
-}

@@ -1,4 +1,4 @@
-"""Runs cases: kernel and peers in turn (ABBA), checked against fp64 in the same run."""
+"""One case on the CPU: kernel and peers in turn (ABBA), checked against fp64 in the same run."""
 
 from __future__ import annotations
 
@@ -16,21 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackwell_sparsek.attention import attention_forward, plan
 from blackwell_sparsek.bench import roofline
-from blackwell_sparsek.bench.cases import Case, Inputs
-from blackwell_sparsek.bench.torch_attention import Peer, exact_rows, peers
+from blackwell_sparsek.bench.cases import Case
+from blackwell_sparsek.bench.checking import Check
+from blackwell_sparsek.bench.peers import OURS, cpu_peers, ours
 from blackwell_sparsek.core import get_build_info
 from blackwell_sparsek.utils.benchmark import benchmark_latency
-from blackwell_sparsek.utils.validation import validate_correctness
 
-OURS = "blackwell_sparsek"
-_CHECKED_ROWS = 64
 _ROUND_US = 250_000.0  # what one round of one side may take
 _MAX_CALLS = 100
-
-# Of the outputs of normal inputs, whose size is about 1 / sqrt(keys): rtol, atol.
-_TOLERANCE = {"fp32": (1e-4, 1e-5), "fp16": (2e-3, 1e-3), "bf16": (1e-2, 8e-3)}
 
 
 def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
@@ -55,43 +49,33 @@ def run_case(
     repetitions: int = 5,
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Times one case beside its peers on the threads in force; `step` is called after each round.
+    """Times one case beside its peers on the CPU threads in force; `step` is called after each round.
 
-    Returns a dict: `name`, `threads`, `kernel`, `plan`, `flops`, `pairs`, `bytes`, `density` (pairs
-    / all pairs), `correct`, `max_error` (against fp64, on a sample of rows) and `us`: for each side
-    `median`, `least`, `greatest` over the rounds' medians, `rounds`, `method`, and on a GPU
-    `gpu_us`, `event_us`, `host_us`.
+    Returns a dict: `roofline.facts`, `correct`, `max_error` (against fp64, on a sample of rows),
+    `us`: for each side
+    `median`, `least`, `greatest` over the rounds' medians, `rounds`, `method`; and `not_run`, why a
+    peer is missing.
     """
     inputs = case.make(device)
-    Q, K, V, options = inputs
-    rivals = peers(case, inputs)
-    ours = Peer(OURS, lambda: _forward(inputs))
-    correct, error = _check(case, inputs, ours.call())
-    sides = [ours, *rivals]
-    calls = {side.name: _calls_per_round(side) for side in sides}
+    rivals, not_run = cpu_peers(case, inputs)
+    sides = [ours(inputs), *rivals]
+    calls = {side.name: side.bound(inputs) for side in sides}
+    correct, error = Check(case, inputs)(calls[OURS]())
+    counts = {name: _calls_per_round(call) for name, call in calls.items()}
     rounds: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
     for repetition in range(repetitions):
         # There and back again, so that a drift of the clock hits every side alike.
         for side in sides if repetition % 2 == 0 else reversed(sides):
-            with side.forced():
-                rounds[side.name].append(
-                    benchmark_latency(side.call, num_warmup=0, num_iters=calls[side.name])
-                )
+            rounds[side.name].append(
+                benchmark_latency(calls[side.name], num_warmup=0, num_iters=counts[side.name])
+            )
         step()
-    pairs = roofline.selected_pairs(case, options.get("block_mask"))
-    all_pairs = case.batch * case.q_heads * case.q_len * case.kv_len
-    text = plan(Q, K, V, **options)
     return {
-        "name": case.name,
-        "threads": torch.get_num_threads(),
-        "plan": text,
-        "pairs": pairs,
-        "density": pairs / all_pairs if all_pairs else 0.0,
-        "flops": roofline.flops(case, pairs),
-        "bytes": roofline.bytes_moved(case),
+        **roofline.facts(case, inputs),
         "correct": correct,
         "max_error": error,
         "us": {name: _summary(results) for name, results in rounds.items()},
+        "not_run": not_run,
     }
 
 
@@ -121,41 +105,20 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _forward(inputs: Inputs) -> Tensor:
-    result: Tensor = attention_forward(inputs.Q, inputs.K, inputs.V, **inputs.options)
-    return result
-
-
-def _check(case: Case, inputs: Inputs, output: Tensor) -> tuple[bool, float]:
-    count = min(_CHECKED_ROWS, case.q_len)
-    rows = torch.linspace(0, case.q_len - 1, count).round().long()
-    expected = exact_rows(case, inputs, rows)
-    rtol, atol = _TOLERANCE[case.dtype]
-    found = output[:, :, rows.to(output.device)].double()
-    ok, metrics = validate_correctness(found, expected, rtol, atol)
-    return ok, metrics["max_diff"]
-
-
-def _calls_per_round(side: Peer) -> int:
-    with side.forced():
-        trial = benchmark_latency(side.call, num_warmup=0, num_iters=1, method="wall")["median_us"]
+def _calls_per_round(call: Callable[[], Tensor]) -> int:
+    trial = benchmark_latency(call, num_warmup=0, num_iters=1)["median_us"]
     return int(min(_MAX_CALLS, max(3.0, _ROUND_US / max(trial, 1.0))))
 
 
 def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     medians = [result["median_us"] for result in results]
-    summary: dict[str, Any] = {
+    return {
         "median": statistics.median(medians),
         "least": min(medians),
         "greatest": max(medians),
         "rounds": len(medians),
         "method": results[0]["method"],
     }
-    for clock in ("gpu_us", "event_us", "host_us"):
-        values = [result[clock] for result in results if result.get(clock) is not None]
-        if values:
-            summary[clock] = statistics.median(values)
-    return summary
 
 
 def usable_cpus() -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from blackwell_sparsek._block_lists import dense_from_lists, unpack_bits
 from blackwell_sparsek.bench.cases import Case, Inputs
+from blackwell_sparsek.block_mask import BlockMask
 
-Call = Callable[[], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def allowed_rows(case: Case, inputs: Inputs, rows: Tensor) -> Tensor | None:
@@ -36,12 +38,7 @@ def allowed_rows(case: Case, inputs: Inputs, rows: Tensor) -> Tensor | None:
         rules.append(mask if mask.shape[2] == 1 else mask[:, :, rows])
     blocks = inputs.options.get("block_mask")
     if blocks is not None:
-        if blocks.partial_counts is None:
-            block_q, block_k = blocks.block_size
-            dense = blocks.to_dense()[:, :, rows // block_q]
-            dense = dense.repeat_interleave(block_k, -1)[..., : case.kv_len]
-        else:
-            dense = blocks.to_dense_mask(case.q_len, case.kv_len)[:, :, rows]
+        dense = rows_of_block_mask(blocks, rows, case.kv_len)
         if dense.shape[1] > 1:
             dense = dense.repeat_interleave(case.q_heads // dense.shape[1], 1)
         rules.append(dense)
@@ -53,22 +50,44 @@ def allowed_rows(case: Case, inputs: Inputs, rows: Tensor) -> Tensor | None:
     return allowed
 
 
+def rows_of_block_mask(mask: BlockMask, rows: Tensor, kv_len: int) -> Tensor:
+    """bool [batch, heads, rows, kv_len]: the keys that a block mask leaves to some queries, in memory
+    for these rows alone."""
+    block_q, block_k = mask.block_size
+    block = rows // block_q
+    full = dense_from_lists(
+        mask.full_counts[:, :, block], mask.full_indices[:, :, block], mask.kv_blocks
+    )
+    pairs = full.unsqueeze(-1).expand(*full.shape, block_k)
+    counts, indices, bits = mask.partial_counts, mask.partial_indices, mask.partial_bits
+    if counts is not None and indices is not None and bits is not None and indices.shape[-1] > 0:
+        listed = dense_from_lists(counts[:, :, block], indices[:, :, block], mask.kv_blocks)
+        slot = listed.cumsum(-1).sub_(1).clamp_(min=0).unsqueeze(-1)
+        elements = unpack_bits(bits[:, :, block, :, rows % block_q].permute(1, 2, 0, 3, 4))
+        slot = slot.expand(*listed.shape, block_k)
+        pairs = pairs | (elements.gather(3, slot) & listed.unsqueeze(-1))
+    return pairs.flatten(-2)[..., :kv_len]
+
+
 def exact_rows(case: Case, inputs: Inputs, rows: Tensor) -> Tensor:
     """The outputs of some queries in fp64, by matrix products: [batch, q_heads, rows, v_head_dim].
 
     Rows that may attend to nothing are zeros.
     """
     Q, K, V, options = inputs
-    exact = Inputs(Q.double(), K.double(), V.double(), options)
+    rows = rows.to(Q.device)
+    exact = Inputs(Q[:, :, rows].double(), K.double(), V.double(), options)
     return _rows(case, exact, rows)
 
 
 def _rows(case: Case, inputs: Inputs, rows: Tensor) -> Tensor:
+    """Of inputs whose Q holds `rows` only."""
     Q, K, V, options = inputs
     group = case.q_heads // case.kv_heads
-    keys, values = (tensor.repeat_interleave(group, 1) for tensor in (K, V))
-    rows = rows.to(Q.device)
-    scores = Q[:, :, rows] @ keys.transpose(-1, -2) * case.head_dim**-0.5
+    # The queries of a group as more rows of their key head, so that K and V are not repeated.
+    grouped = Q.reshape(case.batch, case.kv_heads, group * len(rows), case.head_dim)
+    scores = grouped @ K.transpose(-1, -2) * case.head_dim**-0.5
+    scores = scores.view(case.batch, case.q_heads, len(rows), case.kv_len)
     if case.softcap is not None:
         scores = case.softcap * torch.tanh(scores / case.softcap)
     mask = options.get("attn_mask")
@@ -77,16 +96,15 @@ def _rows(case: Case, inputs: Inputs, rows: Tensor) -> Tensor:
     allowed = allowed_rows(case, inputs, rows)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
-    result: Tensor = scores.softmax(-1).nan_to_num(0.0) @ values
-    return result
+    weights = scores.softmax(-1).nan_to_num(0.0)
+    result: Tensor = weights.view(case.batch, case.kv_heads, group * len(rows), case.kv_len) @ V
+    return result.view(case.batch, case.q_heads, len(rows), case.v_head_dim)
 
 
-def sdpa_call(case: Case, inputs: Inputs, masked: bool = True) -> Call | None:
-    """SDPA of the case, its mask built here, outside what is timed; None for softcap, which SDPA
-    lacks. With masked=False full attention over the same tensors: the dense time of the law."""
-    if case.softcap is not None and masked:
-        return None
-    Q, K, V, options = inputs
+def sdpa_call(case: Case, inputs: Inputs, masked: bool = True) -> Attention:
+    """SDPA of the case as a function of (Q, K, V), its mask built here, outside what is timed. SDPA
+    has no softcap, which is left out. With masked=False full attention: the dense time of the law."""
+    options = inputs.options
     kwargs: dict[str, Any] = {"enable_gqa": case.q_heads != case.kv_heads}
     if masked:
         mask = options.get("attn_mask")
@@ -99,99 +117,15 @@ def sdpa_call(case: Case, inputs: Inputs, masked: bool = True) -> Call | None:
             if mask is not None and mask.dtype != torch.bool:
                 added = mask if allowed is None else mask.masked_fill(~allowed, -torch.inf)
                 kwargs["attn_mask"] = added
-    return lambda: scaled_dot_product_attention(Q, K, V, **kwargs)
+    return functools.partial(scaled_dot_product_attention, **kwargs)
 
 
 def torch_result(case: Case, inputs: Inputs) -> Tensor:
     """The case by torch in the case's own precision: SDPA, or where it lacks softcap, matrix
     products in fp32. Rows that may attend to nothing may be NaN."""
-    call = sdpa_call(case, inputs)
-    if call is not None:
-        return call()
     Q, K, V, options = inputs
+    if case.softcap is None:
+        return sdpa_call(case, inputs)(Q, K, V)
     low = Inputs(Q.float(), K.float(), V.float(), options)
-    rows = torch.arange(case.q_len)
+    rows = torch.arange(case.q_len, device=Q.device)
     return _rows(case, low, rows).to(Q.dtype)
-
-
-class Peer(NamedTuple):
-    """Something timed beside the kernel: a call, and the torch backend it is forced to ("" = any),
-    which is entered outside what is timed."""
-
-    name: str
-    call: Call
-    backend: str = ""
-
-    def forced(self) -> AbstractContextManager[Any]:
-        if not self.backend:
-            return nullcontext()
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        context: AbstractContextManager[Any] = sdpa_kernel(getattr(SDPBackend, self.backend))
-        return context
-
-
-def peers(case: Case, inputs: Inputs) -> list[Peer]:
-    """`sdpa` computes the same; `sdpa_dense` (where the case skips pairs) computes all of them; on
-    a GPU `sdpa_cudnn` and `sdpa_flash` are torch's backends, where they take the problem, and
-    `flex` is FlexAttention, compiled, for masks of full blocks. Not run on a GPU yet."""
-    found = []
-    same = sdpa_call(case, inputs)
-    if same is not None:
-        found.append(Peer("sdpa", same))
-    if case.blocks is not None or case.window is not None:
-        dense = sdpa_call(case, inputs, masked=False)
-        if dense is not None:
-            found.append(Peer("sdpa_dense", dense))
-    if inputs.Q.is_cuda:
-        if same is not None:
-            found += [
-                peer
-                for peer in (
-                    Peer("sdpa_cudnn", same, "CUDNN_ATTENTION"),
-                    Peer("sdpa_flash", same, "FLASH_ATTENTION"),
-                )
-                if _takes(peer)
-            ]
-        flex = _flex_call(case, inputs)
-        if flex is not None:
-            found.append(Peer("flex", flex))
-    return found
-
-
-def _takes(peer: Peer) -> bool:
-    try:
-        with peer.forced():
-            peer.call()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _flex_call(case: Case, inputs: Inputs) -> Call | None:
-    from torch.nn.attention import flex_attention
-
-    blocks = inputs.options.get("block_mask")
-    plain = not (case.is_causal or case.window or case.mask or case.softcap)
-    if blocks is None or blocks.partial_counts is not None or not plain:
-        return None
-    group = case.q_heads // blocks.shape[1] if blocks.shape[1] > 1 else 1
-    counts = blocks.full_counts.repeat_interleave(group, 1)
-    indices = blocks.full_indices.repeat_interleave(group, 1)
-    mask = flex_attention.BlockMask.from_kv_blocks(
-        torch.zeros_like(counts),
-        torch.zeros_like(indices),
-        counts,
-        indices,
-        BLOCK_SIZE=blocks.block_size,
-        seq_lengths=(case.q_len, case.kv_len),
-    )
-    compiled = torch.compile(flex_attention.flex_attention)
-    Q, K, V, _ = inputs
-    grouped = case.q_heads != case.kv_heads
-
-    def call() -> Tensor:
-        result: Tensor = compiled(Q, K, V, block_mask=mask, enable_gqa=grouped)
-        return result
-
-    return call

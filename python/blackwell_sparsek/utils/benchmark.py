@@ -81,14 +81,16 @@ def benchmark_latency(
     if method == "wall":
         result = _result(_gpu_timing.wall_samples(call, num_iters), num_iters, "wall")
     elif method == "event" or graph is None:
-        result = _result(_gpu_timing.spun_event_samples(call, num_iters), num_iters, "event")
+        samples = [_gpu_timing.spun_event_us(call) for _ in range(num_iters)]
+        result = _result(samples, num_iters, "event")
     else:
         result = _result(graph, num_iters, "graph", calls)
     result["gpu_us"] = None if graph is None else _quantile(graph, 0.5)
     if graph_error is not None:
         result["graph_error"] = graph_error
-    result["event_us"] = _quantile(_gpu_timing.eager_event_samples(call, num_iters), 0.5)
-    result["host_us"] = _gpu_timing.host_us(call)
+    eager = [_gpu_timing.eager_event_us(call) for _ in range(num_iters)]
+    result["event_us"] = _quantile(eager, 0.5)
+    result["host_us"] = _gpu_timing.median_host_us(call)
     return result
 
 

@@ -1,5 +1,7 @@
 #include "src/cuda/host/launch.h"
 
+#include <atomic>
+
 #include "bsk/error.h"
 #include "src/cuda/host/driver.h"
 
@@ -36,7 +38,13 @@ void check_shape(const DeviceKernel& kernel, const LaunchShape& shape) {
   if (shape.shared_bytes < 0) refuse("Shared memory is not negative");
 }
 
+std::atomic<bool> programmatic_dependent_launch_enabled = true;
+
 }  // namespace
+
+void set_programmatic_dependent_launch(bool enabled) {
+  programmatic_dependent_launch_enabled.store(enabled, std::memory_order_relaxed);
+}
 
 void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShape& shape,
             const void* params) {
@@ -51,7 +59,8 @@ void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShap
     attribute.id = api::kClusterDimension;
     attribute.value.cluster_dim = {shape.cluster[0], shape.cluster[1], shape.cluster[2]};
   }
-  if (shape.programmatic_dependent_launch) {
+  if (shape.programmatic_dependent_launch &&
+      programmatic_dependent_launch_enabled.load(std::memory_order_relaxed)) {
     api::LaunchAttribute& attribute = attributes[attribute_count++];
     attribute.id = api::kProgrammaticStreamSerialization;
     attribute.value.programmatic_stream_serialization_allowed = 1;

@@ -24,6 +24,11 @@ struct LaunchShape {
 void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShape& shape,
             const void* params);
 
+// A control of the bench, for the whole process: with false no launch gets the attribute for
+// programmatic dependent launch, so that the nodes of a graph captured meanwhile do not overlap and
+// a replay gives the time of one kernel by itself. Results are the same. True at the start.
+void set_programmatic_dependent_launch(bool enabled);
+
 // `params` is the Config's Params, the same struct on the host and on the device.
 template <class Params>
 void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShape& shape,

@@ -68,6 +68,19 @@ TEST_F(LaunchTest, attributes_are_passed_where_they_are_asked_for) {
   EXPECT_TRUE(fake().launches[0].programmatic_dependent_launch);
 }
 
+TEST_F(LaunchTest, the_bench_can_keep_kernels_from_overlapping) {
+  shape_.cluster[0] = 2;
+  shape_.programmatic_dependent_launch = true;
+  set_programmatic_dependent_launch(false);
+  launch(kernel_, 0, stream_, shape_, params("x"));
+  set_programmatic_dependent_launch(true);
+  launch(kernel_, 0, stream_, shape_, params("x"));
+  ASSERT_EQ(fake().launches.size(), 2u);
+  EXPECT_FALSE(fake().launches[0].programmatic_dependent_launch);
+  EXPECT_EQ(fake().launches[0].cluster[0], 2u);  // the other attribute stays
+  EXPECT_TRUE(fake().launches[1].programmatic_dependent_launch);
+}
+
 TEST_F(LaunchTest, the_second_launch_calls_only_what_it_must) {
   shape_.shared_bytes = 200 << 10;
   launch(kernel_, 0, stream_, shape_, params("x"));
