@@ -54,6 +54,7 @@ std::span<const Kernel> kernels() {
   static const Kernel list[] = {
       kCpuAttentionForward,
       sm90::attention_forward_small::kKernel,
+      sm90::attention_forward_split::kKernel,
       sm90::attention_forward::kKernel,
       kCpuReference,
   };

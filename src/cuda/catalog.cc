@@ -2,6 +2,7 @@
 
 #include "src/cuda/sm90/attention_forward/launch.h"
 #include "src/cuda/sm90/attention_forward_small/launch.h"
+#include "src/cuda/sm90/attention_forward_split/launch.h"
 #include "src/cuda/sm90/block_mask_build/launch.h"
 
 namespace bsk::cuda {
@@ -12,6 +13,7 @@ std::vector<KernelRequest> documented_requests() {
     for (KernelRequest& request : more) requests.push_back(std::move(request));
   };
   add(sm90::attention_forward_small::documented_requests());
+  add(sm90::attention_forward_split::documented_requests());
   add(sm90::block_mask_build::documented_requests());
   return requests;
 }

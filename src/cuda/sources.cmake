@@ -11,6 +11,7 @@ target_sources(bsk PRIVATE
   src/cuda/host/tensor_map.cc
   src/cuda/sm90/attention_forward/launch.cc
   src/cuda/sm90/attention_forward_small/launch.cc
+  src/cuda/sm90/attention_forward_split/launch.cc
   src/cuda/sm90/block_mask_build/launch.cc
   src/cuda/sm90/problem.cc)
 target_link_libraries(bsk PUBLIC ${CMAKE_DL_LIBS})

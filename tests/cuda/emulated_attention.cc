@@ -194,7 +194,7 @@ void expect_matches(const Case& c, const Tensors& tensors) {
 arch::TensorMap encode_for_emulator(const cuda::TensorMapSpec& spec, const void* address) {
   emulation::TensorMapContents contents{};
   contents.base = static_cast<const std::byte*>(address);
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < spec.rank; ++i) {
     contents.size[i] = static_cast<int32_t>(spec.dims[i]);
     contents.box[i] = spec.box[i];
     if (i > 0) contents.stride_bytes[i - 1] = spec.strides[i] * 2;

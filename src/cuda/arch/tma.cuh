@@ -32,4 +32,16 @@ __device__ __forceinline__ void load_tile(const TensorMap& map, Barrier& barrier
       : "memory");
 }
 
+// PTX ISA 9.7.9: cp.async.bulk.tensor.5d. The same of queries whose heads are grouped by KV head.
+__device__ __forceinline__ void load_tile(const TensorMap& map, Barrier& barrier, void* destination,
+                                          int column, int head_of_group, int row, int kv_head,
+                                          int batch, CacheHint hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(shared_address(destination)),
+      "l"(&map), "r"(column), "r"(head_of_group), "r"(row), "r"(kv_head), "r"(batch),
+      "r"(shared_address(&barrier)), "l"(hint)
+      : "memory");
+}
+
 }  // namespace bsk::arch

@@ -16,6 +16,7 @@ struct DeviceKernel::Loaded {
   api::Function function = nullptr;
   std::atomic<uint64_t> generation{0};  // of the engine's settings that this code is right for
   std::atomic<int64_t> allowed_shared_bytes{0};
+  std::atomic<bool> large_clusters_allowed{false};
 };
 
 namespace {
@@ -30,7 +31,7 @@ api::Result load_library(const KernelCode& code, api::Library* library) {
 DeviceKernel::DeviceKernel(KernelRequest request) : request_(std::move(request)) {}
 DeviceKernel::~DeviceKernel() = default;
 
-DeviceKernel::Ready DeviceKernel::get(int32_t device, int64_t shared_bytes) {
+DeviceKernel::Ready DeviceKernel::get(int32_t device, int64_t shared_bytes, uint32_t cluster_ctas) {
   if (device < 0 || device >= kMaxDevices) {
     fail(ErrorKind::kValue, "device", "must be a GPU of this process, 0 to 63",
          std::to_string(device), "Check CUDA_VISIBLE_DEVICES.");
@@ -42,6 +43,10 @@ DeviceKernel::Ready DeviceKernel::get(int32_t device, int64_t shared_bytes) {
   }
   if (shared_bytes > loaded->allowed_shared_bytes.load(std::memory_order_acquire)) {
     allow_shared(*loaded, device, shared_bytes);
+  }
+  if (cluster_ctas > kPortableClusterCtas &&
+      !loaded->large_clusters_allowed.load(std::memory_order_acquire)) {
+    allow_large_clusters(*loaded, device);
   }
   return {loaded->function, loaded->code->debug_checks};
 }
@@ -113,6 +118,16 @@ void DeviceKernel::allow_shared(Loaded& loaded, int32_t device, int64_t shared_b
       "Allowing " + request_.name + " " + std::to_string(shared_bytes) +
           " bytes of shared memory.");
   loaded.allowed_shared_bytes.store(shared_bytes, std::memory_order_release);
+}
+
+void DeviceKernel::allow_large_clusters(Loaded& loaded, int32_t device) {
+  const std::lock_guard lock(mutex_);
+  if (loaded.large_clusters_allowed.load(std::memory_order_acquire)) return;
+  const RelaxedCapture relaxed;
+  check(driver().kernel_set_attribute(api::kNonPortableClusterSizeAllowed, 1, loaded.kernel,
+                                      cuda_device(device).handle),
+        "cuKernelSetAttribute", "Allowing " + request_.name + " clusters of more than 8 CTAs.");
+  loaded.large_clusters_allowed.store(true, std::memory_order_release);
 }
 
 DeviceKernel& device_kernel(const KernelRequest& request) {

@@ -22,14 +22,17 @@ class DeviceKernel {
   DeviceKernel& operator=(const DeviceKernel&) = delete;
 
   // The function in `device`'s primary context, which must be current (ScopedDevice), with
-  // `shared_bytes` of dynamic shared memory allowed. A few atomic loads once it is there. Under
-  // graph capture it loads all the same: nothing of that is recorded, but the call takes as long as
-  // finding or compiling the machine code does.
+  // `shared_bytes` of dynamic shared memory and clusters of `cluster_ctas` allowed. A few atomic
+  // loads once it is there. Under graph capture it loads all the same: nothing of that is recorded,
+  // but the call takes as long as finding or compiling the machine code does.
   struct Ready {
     api::Function function;
     bool debug_checks;  // compiled with them
   };
-  Ready get(int32_t device, int64_t shared_bytes);
+  Ready get(int32_t device, int64_t shared_bytes, uint32_t cluster_ctas = 1);
+
+  // What every GPU with clusters can run; more, where it fits, is allowed per kernel.
+  static constexpr uint32_t kPortableClusterCtas = 8;
 
   const KernelRequest& request() const { return request_; }
 
@@ -37,6 +40,7 @@ class DeviceKernel {
   struct Loaded;
   Loaded& load(int32_t device);
   void allow_shared(Loaded& loaded, int32_t device, int64_t shared_bytes);
+  void allow_large_clusters(Loaded& loaded, int32_t device);
 
   static constexpr int kMaxDevices = 64;
   const KernelRequest request_;

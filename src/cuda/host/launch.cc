@@ -20,6 +20,10 @@ std::string doing(const DeviceKernel& kernel, const LaunchShape& shape) {
          std::to_string(shape.shared_bytes) + " bytes of shared memory.";
 }
 
+uint32_t cluster_ctas(const LaunchShape& shape) {
+  return shape.cluster[0] * shape.cluster[1] * shape.cluster[2];
+}
+
 // cuLaunchKernelEx answers all of these by the same CUDA_ERROR_INVALID_VALUE.
 void check_shape(const DeviceKernel& kernel, const LaunchShape& shape) {
   const auto refuse = [&](const std::string& rule) {
@@ -33,8 +37,7 @@ void check_shape(const DeviceKernel& kernel, const LaunchShape& shape) {
       refuse("A grid is a whole number of clusters in each dimension");
     }
   }
-  if (shape.cluster[0] * shape.cluster[1] * shape.cluster[2] > 8)
-    refuse("A cluster has at most 8 CTAs");
+  if (cluster_ctas(shape) > 16) refuse("A cluster has at most 16 CTAs");
   if (shape.shared_bytes < 0) refuse("Shared memory is not negative");
 }
 
@@ -50,11 +53,11 @@ void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShap
             const void* params) {
   check_shape(kernel, shape);
   const ScopedDevice scoped(cuda_device(device));
-  const DeviceKernel::Ready ready = kernel.get(device, shape.shared_bytes);
+  const DeviceKernel::Ready ready = kernel.get(device, shape.shared_bytes, cluster_ctas(shape));
 
   api::LaunchAttribute attributes[2] = {};
   unsigned int attribute_count = 0;
-  if (shape.cluster[0] * shape.cluster[1] * shape.cluster[2] > 1) {
+  if (cluster_ctas(shape) > 1) {
     api::LaunchAttribute& attribute = attributes[attribute_count++];
     attribute.id = api::kClusterDimension;
     attribute.value.cluster_dim = {shape.cluster[0], shape.cluster[1], shape.cluster[2]};

@@ -8,10 +8,10 @@
 namespace bsk::cuda {
 
 struct LaunchShape {
-  uint32_t grid[3] = {1, 1, 1};  // in CTAs, also where CTAs form clusters
-  uint32_t threads = 0;          // per CTA
-  uint32_t cluster[3] = {1, 1, 1};
-  int64_t shared_bytes = 0;  // dynamic shared memory per CTA
+  uint32_t grid[3] = {1, 1, 1};     // in CTAs, also where CTAs form clusters
+  uint32_t threads = 0;             // per CTA
+  uint32_t cluster[3] = {1, 1, 1};  // up to 16 CTAs; more than 8 may not fit every GPU
+  int64_t shared_bytes = 0;         // dynamic shared memory per CTA
   // Lets the kernel start while the one before it on the stream drains. It must then execute
   // griddepcontrol.wait before its first read of, and its first write to, global memory that an
   // earlier kernel may touch.

@@ -9,6 +9,9 @@ namespace bsk::sm90 {
 namespace attention_forward_small {
 extern const Kernel kKernel;  // problems of one wave
 }
+namespace attention_forward_split {
+extern const Kernel kKernel;  // few queries against many keys
+}
 namespace attention_forward {
 extern const Kernel kKernel;  // everything else
 }

@@ -78,8 +78,41 @@ tile::Visibility visibility_of(const AttentionProblem& problem) {
   return visibility;
 }
 
+int tile_columns(int64_t head_dim) {
+  for (const int columns : {32, 64, 96, 128, 192}) {
+    if (head_dim <= columns) return columns;
+  }
+  return 256;
+}
+
+tile::MaskType mask_type(const AttentionProblem& problem) {
+  if (problem.mask_kind == MaskKind::kNone) return tile::MaskType::kNone;
+  switch (problem.mask.dtype) {
+    case DataType::kBool: return tile::MaskType::kBool;
+    case DataType::kFloat16: return tile::MaskType::kFloat16;
+    case DataType::kBFloat16: return tile::MaskType::kBFloat16;
+    default: return tile::MaskType::kFloat32;
+  }
+}
+
+tile::MaskTensor mask_tensor(const AttentionProblem& problem, const AttentionBuffers& buffers) {
+  if (problem.mask_kind == MaskKind::kNone) return {};
+  const auto stride = [&problem](int i) {
+    return problem.mask.shape[i] == 1 ? 0 : problem.mask.stride[i];
+  };
+  return {buffers.mask, stride(0), stride(1), stride(2), stride(3)};
+}
+
 int broadcast_step(const TensorLayout& tensor, int dimension) {
   return tensor.stride[dimension] == 0 || tensor.shape[dimension] == 1 ? 0 : 1;
+}
+
+void check_out_address(const AttentionBuffers& buffers) {
+  const auto past = reinterpret_cast<uintptr_t>(buffers.out) % 16;
+  if (past == 0) return;
+  fail(ErrorKind::kValue, "out", "must start at a multiple of 16 bytes on a GPU",
+       "an address " + std::to_string(past) + " bytes past one",
+       "Let out start at such an address, or leave it out and take what is returned.");
 }
 
 cuda::TensorMapSpec tensor_map_spec(const char* name, const TensorLayout& tensor, int box_rows) {

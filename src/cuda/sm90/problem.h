@@ -23,6 +23,12 @@ const char* element_type_name(arch::Element element);  // "bsk::arch::Element::k
 
 tile::Visibility visibility_of(const AttentionProblem& problem);
 
+// The head_dim of the tiles that hold `head_dim` columns: wgmma and the tiles are instantiated for
+// few widths.
+int tile_columns(int64_t head_dim);
+tile::MaskType mask_type(const AttentionProblem& problem);
+tile::MaskTensor mask_tensor(const AttentionProblem& problem, const AttentionBuffers& buffers);
+
 // Boxes of 64 columns and `box_rows` rows. Where a tensor repeats (stride 0) the map has one entry,
 // and the kernel multiplies its coordinate by `broadcast_step`.
 cuda::TensorMapSpec tensor_map_spec(const char* name, const TensorLayout& tensor, int box_rows);
@@ -52,10 +58,15 @@ void fill_common(const AttentionProblem& problem, const AttentionBuffers& buffer
   params.visibility = visibility_of(problem);
 }
 
+// The kernels store 16 bytes at a time; strides are a matter of common_reasons. Throws
+// Error(kValue).
+void check_out_address(const AttentionBuffers& buffers);
+
 // q, k and v of a launch. Without keys nothing reads the maps of k and v, but they must be maps.
 template <class Params>
 void encode_maps(const std::array<cuda::TensorMapSpec, 3>& specs, const AttentionBuffers& buffers,
                  bool has_keys, Params& params) {
+  check_out_address(buffers);
   params.q = cuda::encode_tensor_map(specs[0], buffers.q);
   params.k = has_keys ? cuda::encode_tensor_map(specs[1], buffers.k) : params.q;
   params.v = has_keys ? cuda::encode_tensor_map(specs[2], buffers.v) : params.q;

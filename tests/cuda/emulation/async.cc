@@ -70,9 +70,13 @@ int column_of(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
 }  // namespace
 
 arch::TensorMap encode(const TensorMapContents& contents) {
+  TensorMapContents complete = contents;
+  for (int i = 0; i < 5; ++i) {
+    if (complete.size[i] == 0) complete.size[i] = complete.box[i] = 1;
+  }
   arch::TensorMap map{};
-  static_assert(sizeof contents <= sizeof map);
-  std::memcpy(&map, &contents, sizeof contents);
+  static_assert(sizeof complete <= sizeof map);
+  std::memcpy(&map, &complete, sizeof complete);
   return map;
 }
 
@@ -80,11 +84,13 @@ void Machine::load_tile(const Copy& request) {
   Copy copy = request;
   TensorMapContents map;
   std::memcpy(&map, &copy.map, sizeof map);
-  copy.bytes = map.box[0] * map.box[1] * map.box[2] * map.box[3] * 2;
+  copy.bytes = 2;
+  for (const int32_t size : map.box) copy.bytes *= size;
+  copy.cta = &cta();
   const uint32_t begin = shared_address(copy.destination), end = begin + copy.bytes;
   if (begin % 128 != 0) fault("a copy's destination is not 128-byte aligned");
   if (end > static_cast<uint32_t>(shared_bytes_)) fault("a copy ends beyond shared memory");
-  for (Warpgroup& group : warpgroups_) {
+  for (Warpgroup& group : cta().warpgroups) {
     for (const Multiply& multiply : group.multiplies) {
       if (multiply.done) continue;
       const uint32_t b = Matrix(multiply.b_descriptor).start;
@@ -105,24 +111,22 @@ void Machine::load_tile(const Copy& request) {
 void Machine::perform(const Copy& copy) {
   TensorMapContents map;
   std::memcpy(&map, &copy.map, sizeof map);
-  const uint32_t begin = shared_address(copy.destination);
-  const int width_bytes = map.box[0] * 2;
-  for (int row = 0; row < map.box[1]; ++row) {
-    for (int column = 0; column < map.box[0]; ++column) {
-      const int at[4] = {copy.coordinate[0] + column, copy.coordinate[1] + row, copy.coordinate[2],
-                         copy.coordinate[3]};
-      bool inside = true;
-      for (int i = 0; i < 4; ++i) inside = inside && at[i] >= 0 && at[i] < map.size[i];
-      uint16_t value = 0;
-      if (inside) {
-        std::memcpy(&value,
-                    map.base + at[0] * 2 + at[1] * map.stride_bytes[0] +
-                        at[2] * map.stride_bytes[1] + at[3] * map.stride_bytes[2],
-                    2);
-      }
-      const uint32_t address = swizzle(begin + row * width_bytes + column * 2, width_bytes);
-      std::memcpy(shared_ + address, &value, 2);
+  std::byte* const shared = copy.cta->shared;
+  const auto begin = static_cast<uint32_t>(copy.destination - shared);
+  const int columns = map.box[0], width_bytes = columns * 2;
+  for (int index = 0; index < copy.bytes / 2; ++index) {
+    uint16_t value = 0;
+    bool inside = true;
+    const std::byte* from = map.base;
+    for (int i = 0, rest = index; i < 5; rest /= map.box[i++]) {
+      const int64_t at = copy.coordinate[i] + rest % map.box[i];
+      inside = inside && at >= 0 && at < map.size[i];
+      from += at * (i == 0 ? 2 : map.stride_bytes[i - 1]);
     }
+    if (inside) std::memcpy(&value, from, 2);
+    const uint32_t address =
+        swizzle(begin + index / columns * width_bytes + index % columns * 2, width_bytes);
+    std::memcpy(shared + address, &value, 2);
   }
   BarrierState& state = barriers_.at(copy.barrier);
   state.pending_bytes -= copy.bytes;
@@ -131,7 +135,7 @@ void Machine::perform(const Copy& copy) {
 
 float Machine::element(uint32_t address, arch::Element type) const {
   uint16_t bits;
-  std::memcpy(&bits, shared_ + address, 2);
+  std::memcpy(&bits, shared() + address, 2);
   return to_float(bits, type);
 }
 
@@ -196,15 +200,12 @@ void Machine::mma_wait(int pending_groups) {
   const int64_t retired = fiber.committed - pending_groups;
   if (retired <= fiber.retired) return;
   const int64_t end = group.group_ends[retired - 1];
-  const int first_thread = fiber.thread / arch::kWarpgroupThreads * arch::kWarpgroupThreads;
   wait_until(
-      [this, first_thread, reached = fiber.waits_reached] {
-        for (int i = first_thread; i < first_thread + arch::kWarpgroupThreads; ++i) {
-          if (fibers_[i].waits_reached < reached) return false;
-        }
-        return true;
+      [first = warpgroup_fibers(), reached = fiber.waits_reached] {
+        return std::all_of(first, first + arch::kWarpgroupThreads,
+                           [=](const Fiber& f) { return f.waits_reached >= reached; });
       },
-      "its warpgroup's multiply", first_thread / arch::kWarpgroupThreads);
+      "its warpgroup's multiply", fiber.thread / arch::kWarpgroupThreads);
   for (; group.executed < end; ++group.executed) {
     perform(group.multiplies[group.executed - group.first]);
   }
@@ -229,11 +230,11 @@ void Machine::retire(Warpgroup& group, Fiber& fiber, int64_t end) {
     }
   }
   // Drop what every thread has retired.
-  const int first_thread = fiber.thread / arch::kWarpgroupThreads * arch::kWarpgroupThreads;
+  const Fiber* const first = warpgroup_fibers();
   int64_t all_retired = end;
   fiber.retired = std::max<int64_t>(fiber.retired, 0);
-  for (int i = first_thread; i < first_thread + arch::kWarpgroupThreads; ++i) {
-    const int64_t groups = &fibers_[i] == &fiber ? -1 : fibers_[i].retired;
+  for (int i = 0; i < arch::kWarpgroupThreads; ++i) {
+    const int64_t groups = first + i == &fiber ? -1 : first[i].retired;
     if (groups >= 0) {
       all_retired = std::min(all_retired, groups == 0 ? 0 : group.group_ends[groups - 1]);
     }

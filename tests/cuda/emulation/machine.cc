@@ -25,66 +25,91 @@ Machine& machine() {
 }
 
 void Machine::launch(int grid, int threads, int shared_bytes, Timing timing,
-                     const std::function<void()>& entry) {
-  if (shared_bytes > kSharedBytes) throw Fault("more shared memory than a CTA can have");
+                     const std::function<void()>& entry, int cluster, int grid_y) {
+  if (shared_bytes > Cta::kSharedBytes) throw Fault("more shared memory than a CTA can have");
+  if (grid % cluster != 0) throw Fault("the grid is not a whole number of clusters");
   timing_ = timing;
   grid_ = grid;
+  cluster_ = cluster;
   threads_ = threads;
   shared_bytes_ = shared_bytes;
   entry_ = &entry;
   multiplies_run = 0;
-  for (block_ = 0; block_ < grid; ++block_) run_block(threads, entry);
+  for (int y = 0; y < grid_y; ++y) {
+    for (int block = 0; block < grid; block += cluster) run_cluster(block, y);
+  }
 }
 
-void Machine::run_block(int threads, const std::function<void()>&) {
-  std::memset(shared_, kPoison, sizeof shared_);
-  fibers_.resize(threads);
-  warps_.assign(threads / arch::kWarpThreads, Rendezvous{});
-  warpgroups_.assign((threads + 127) / arch::kWarpgroupThreads, Warpgroup{});
-  std::fill(std::begin(named_), std::end(named_), Rendezvous{});
+void Machine::run_cluster(int first_block, int block_y) {
+  const int fibers = cluster_ * threads_;
+  ctas_.resize(cluster_);
+  fibers_.resize(fibers);
   barriers_.clear();
   copies_.clear();
   fault_.clear();
-  for (int i = 0; i < threads; ++i) {
+  cluster_barrier_ = Rendezvous{};
+  for (int rank = 0; rank < cluster_; ++rank) {
+    if (ctas_[rank] == nullptr) ctas_[rank] = std::make_unique<Cta>();
+    Cta& cta = *ctas_[rank];
+    cta.block = first_block + rank;
+    cta.block_y = block_y;
+    std::memset(cta.shared, kPoison, sizeof cta.shared);
+    cta.warps.assign(threads_ / arch::kWarpThreads, Rendezvous{});
+    cta.warpgroups.assign((threads_ + 127) / arch::kWarpgroupThreads, Warpgroup{});
+    std::fill(std::begin(cta.named), std::end(cta.named), Rendezvous{});
+  }
+  for (int i = 0; i < fibers; ++i) {
     auto stack = std::move(fibers_[i].stack);
     fibers_[i] = Fiber{};
     fibers_[i].stack = std::move(stack);
     fibers_[i].stack.resize(kStackBytes);
-    fibers_[i].thread = i;
+    fibers_[i].cta = ctas_[i / threads_].get();
+    fibers_[i].thread = i % threads_;
 #if defined(__SANITIZE_ADDRESS__)  // what a fiber that a fault ended has left on its stack
     __asan_unpoison_memory_region(fibers_[i].stack.data(), kStackBytes);
 #endif
     std::memset(&fibers_[i].stack[kStackBytes - kPoisonedStackBytes], kPoison, kPoisonedStackBytes);
   }
-  std::vector<int> order(threads);
-  for (int i = 0; i < threads; ++i) order[i] = i;
-  std::shuffle(order.begin(), order.end(), std::mt19937(timing_.seed * 977 + block_));
+  // With an odd seed each CTA runs as far as it gets before the next one, so that they drift apart;
+  // with an even one all threads of the cluster take turns.
+  std::mt19937 random(timing_.seed * 977 + first_block);
+  std::vector<std::vector<int>> orders(timing_.seed % 2 ? cluster_ : 1);
+  for (int i = 0; i < fibers; ++i) orders[i * orders.size() / fibers].push_back(i);
+  std::shuffle(orders.begin(), orders.end(), random);
+  for (std::vector<int>& order : orders) std::shuffle(order.begin(), order.end(), random);
 
   int finished = 0;
-  while (finished < threads) {
+  while (finished < fibers) {
     bool progress = false;
-    for (const int index : order) {
-      Fiber& fiber = fibers_[index];
-      if (fiber.finished) continue;
-      if (fiber.ready != nullptr && !fiber.ready(fiber.ready_argument)) continue;
-      fiber.ready = nullptr;
-      progress = true;
-      resume(fiber);
-      if (!fault_.empty()) throw Fault(fault_);
-      if (fiber.finished) ++finished;
+    for (const std::vector<int>& order : orders) {
+      for (bool again = true; again;) {
+        again = false;
+        for (const int index : order) {
+          Fiber& fiber = fibers_[index];
+          if (fiber.finished) continue;
+          if (fiber.ready != nullptr && !fiber.ready(fiber.ready_argument)) continue;
+          fiber.ready = nullptr;
+          progress = again = true;
+          resume(fiber);
+          if (!fault_.empty()) throw Fault(fault_);
+          if (fiber.finished) ++finished;
+        }
+      }
     }
     if (!progress) {
       if (copies_.empty())
-        throw Fault("deadlock in CTA " + std::to_string(block_) + stuck_threads());
+        throw Fault("deadlock in CTA " + std::to_string(first_block) + stuck_threads());
       perform(copies_.front());
       copies_.pop_front();
     }
   }
   if (!copies_.empty())
     throw Fault("the CTA ended while a copy into its shared memory was running");
-  for (const Warpgroup& group : warpgroups_) {
-    if (group.executed != group.first + static_cast<int64_t>(group.multiplies.size())) {
-      throw Fault("the CTA ended without waiting for its last multiply");
+  for (const auto& cta : ctas_) {
+    for (const Warpgroup& group : cta->warpgroups) {
+      if (group.executed != group.first + static_cast<int64_t>(group.multiplies.size())) {
+        throw Fault("the CTA ended without waiting for its last multiply");
+      }
     }
   }
 }
@@ -97,7 +122,7 @@ void Machine::fiber_main() {
 }
 
 void Machine::fault(const std::string& what) {
-  fault_ = "thread " + std::to_string(current_->thread) + " of CTA " + std::to_string(block_) +
+  fault_ = "thread " + std::to_string(current_->thread) + " of CTA " + std::to_string(cta().block) +
            ": " + what;
   _longjmp(scheduler_, 1);
 }
@@ -139,12 +164,12 @@ std::string Machine::stuck_threads() const {
 }
 
 uint32_t Machine::shared_address(const void* pointer) const {
-  return static_cast<uint32_t>(static_cast<const std::byte*>(pointer) - shared_);
+  return static_cast<uint32_t>(static_cast<const std::byte*>(pointer) - shared());
 }
 
 uint64_t Machine::exchange(uint64_t value, int source_lane) {
   const int lane = current_->thread % arch::kWarpThreads;
-  Rendezvous& warp = warps_[current_->thread / arch::kWarpThreads];
+  Rendezvous& warp = cta().warps[current_->thread / arch::kWarpThreads];
   const int64_t generation = warp.generation;
   uint64_t (&values)[arch::kWarpThreads] = warp.values[generation & 1];
   values[lane] = value;
@@ -157,28 +182,53 @@ uint64_t Machine::exchange(uint64_t value, int source_lane) {
 }
 
 uint32_t Machine::ballot(bool predicate) {
-  const int warp = current_->thread / arch::kWarpThreads;
-  const int parity = warps_[warp].generation & 1;
+  const Rendezvous& warp = cta().warps[current_->thread / arch::kWarpThreads];
+  const int parity = warp.generation & 1;
   exchange(predicate, 0);
   uint32_t votes = 0;
   for (int lane = 0; lane < arch::kWarpThreads; ++lane) {
-    votes |= static_cast<uint32_t>(warps_[warp].values[parity][lane] != 0) << lane;
+    votes |= static_cast<uint32_t>(warp.values[parity][lane] != 0) << lane;
   }
   return votes;
 }
 
 void Machine::arrive(int id, int threads) {
-  if (++named_[id].arrived == threads) {
-    named_[id].arrived = 0;
-    ++named_[id].generation;
+  Rendezvous& named = cta().named[id];
+  if (++named.arrived == threads) {
+    named.arrived = 0;
+    ++named.generation;
   }
 }
 
 void Machine::sync(int id, int threads) {
-  const int64_t generation = named_[id].generation;
+  const Rendezvous& named = cta().named[id];
+  const int64_t generation = named.generation;
   arrive(id, threads == 0 ? threads_ : threads);
-  wait_until([this, id, generation] { return named_[id].generation != generation; },
-             "named barrier", id);
+  wait_until([&named, generation] { return named.generation != generation; }, "named barrier", id);
+}
+
+void Machine::sync_cluster() {
+  const int64_t generation = cluster_barrier_.generation;
+  if (++cluster_barrier_.arrived == cluster_ * threads_) {
+    cluster_barrier_.arrived = 0;
+    ++cluster_barrier_.generation;
+  }
+  wait_until([this, generation] { return cluster_barrier_.generation != generation; },
+             "its cluster", 0);
+}
+
+const std::byte* Machine::at_rank(const void* place, int rank) {
+  if (rank < 0 || rank >= cluster_) {
+    fault("CTA " + std::to_string(rank) + " of a cluster of " + std::to_string(cluster_));
+  }
+  const uint32_t offset = shared_address(place);
+  if (offset >= static_cast<uint32_t>(shared_bytes_)) fault("a place outside shared memory");
+  const Cta& other = *ctas_[rank];
+  const Fiber* const first = &fibers_[rank * threads_];
+  if (std::all_of(first, first + threads_, [](const Fiber& f) { return f.finished; })) {
+    fault("shared memory is read of a CTA that has ended");
+  }
+  return other.shared + offset;
 }
 
 BarrierState& Machine::state_of(uint64_t* barrier) {

@@ -1,4 +1,5 @@
-// A functional emulator of one Hopper CTA, so that the kernels' own source runs on a CPU.
+// A functional emulator of one Hopper CTA, or of the CTAs of one cluster, so that the kernels' own
+// source runs on a CPU.
 //
 // Every CUDA thread is a fiber. Barriers, shuffles, the copy engine and the warpgroup multiply keep
 // their rules: phases and transaction bytes, swizzled tiles, descriptors, register fragments,
@@ -30,16 +31,16 @@ struct Fault : std::runtime_error {
 struct Timing {
   bool late_multiply = false;  // at the wait that retires it instead of at its issue
   bool late_copy = false;      // when no thread can run instead of at its issue
-  uint32_t seed = 0;           // order in which threads run
+  uint32_t seed = 0;           // order in which threads run; odd: one CTA of a cluster runs ahead
 };
 constexpr Timing kTimings[] = {{false, true, 1}, {true, false, 2}, {true, true, 3}};
 
 // What the emulated copy engine finds in a TensorMap's 128 bytes.
 struct TensorMapContents {
   const std::byte* base;
-  int32_t size[4];          // elements; [0] is contiguous
-  int64_t stride_bytes[3];  // of dimensions 1..3
-  int32_t box[4];           // elements of a tile; box[0] * 2 bytes is the swizzle's width
+  int32_t size[5];          // elements; [0] is contiguous; 0 = no such dimension
+  int64_t stride_bytes[4];  // of dimensions 1..4
+  int32_t box[5];           // elements of a tile; box[0] * 2 bytes is the swizzle's width
 };
 arch::TensorMap encode(const TensorMapContents& contents);
 
@@ -55,8 +56,9 @@ struct Copy {
   arch::TensorMap map;
   uint64_t* barrier;
   std::byte* destination;
-  int coordinate[4];
+  int coordinate[5];
   int bytes;
+  struct Cta* cta;  // whose shared memory it fills
 };
 
 // Accumulators that unfinished multiplies own; the registers hold NaN meanwhile.
@@ -91,8 +93,19 @@ struct Rendezvous {  // of a warp or of a barrier: generation rises when all hav
   uint64_t values[2][arch::kWarpThreads] = {};
 };
 
+struct Cta {
+  static constexpr int kSharedBytes = 227 * 1024;
+
+  int block = 0, block_y = 0;
+  alignas(1024) std::byte shared[kSharedBytes];
+  std::vector<Rendezvous> warps;
+  Rendezvous named[16];
+  std::vector<Warpgroup> warpgroups;
+};
+
 struct Fiber {
-  int thread = 0;
+  Cta* cta = nullptr;
+  int thread = 0;  // in the CTA
   jmp_buf context;
   bool started = false, finished = false;
   bool (*ready)(void*) = nullptr;
@@ -109,23 +122,27 @@ struct Fiber {
 
 class Machine {
  public:
-  static constexpr int kSharedBytes = 227 * 1024;
-
-  // Runs `entry` once per thread of every CTA, one CTA after the other.
+  // Runs `entry` once per thread of each of grid * grid_y CTAs, one cluster of CTAs after the
+  // other.
   void launch(int grid, int threads, int shared_bytes, Timing timing,
-              const std::function<void()>& entry);
+              const std::function<void()>& entry, int cluster = 1, int grid_y = 1);
 
   // What the emulated instructions call, on a fiber.
   int thread() const { return current_->thread; }
-  int block() const { return block_; }
+  int block() const { return cta().block; }
+  int block_y() const { return cta().block_y; }
   int grid() const { return grid_; }
-  std::byte* shared() { return shared_; }
+  int rank() const { return cta().block % cluster_; }  // of the CTA in its cluster
+  std::byte* shared() const { return cta().shared; }
   uint32_t shared_address(const void* pointer) const;
   uint64_t exchange(uint64_t value, int source_lane);  // of the warp
   uint32_t ballot(bool predicate);                     // of the warp
   bool any(bool predicate) { return ballot(predicate) != 0; }
   void sync(int id, int threads);
   void arrive(int id, int threads);
+  void sync_cluster();
+  // The place of CTA `rank` that corresponds to `place` of this one.
+  const std::byte* at_rank(const void* place, int rank);
   void barrier_init(uint64_t* barrier, int arrivals);
   void barrier_arrive(uint64_t* barrier, int64_t expected_bytes);
   void barrier_wait(uint64_t* barrier, uint32_t parity);
@@ -151,32 +168,33 @@ class Machine {
   }
   void leave();               // to the scheduler; returns when `ready` holds
   void resume(Fiber& fiber);  // until it leaves
-  void run_block(int threads, const std::function<void()>& entry);
+  void run_cluster(int first_block, int block_y);
   static void fiber_main();
   std::string stuck_threads() const;
   BarrierState& state_of(uint64_t* barrier);
   void advance_phase(BarrierState& state);
   void perform(const Copy& copy);
-  Warpgroup& warpgroup() { return warpgroups_[current_->thread / arch::kWarpgroupThreads]; }
+  Cta& cta() const { return *current_->cta; }
+  Warpgroup& warpgroup() { return cta().warpgroups[current_->thread / arch::kWarpgroupThreads]; }
+  // The fibers of the warpgroup of the current one.
+  Fiber* warpgroup_fibers() { return current_ - current_->thread % arch::kWarpgroupThreads; }
   void commit(Warpgroup& group, Fiber& fiber);
   void perform(Multiply& multiply);
   float element(uint32_t address, arch::Element type) const;
   void retire(Warpgroup& group, Fiber& fiber, int64_t end);
 
   Timing timing_;
-  int block_ = 0, grid_ = 0, threads_ = 0;
+  int grid_ = 0, cluster_ = 1, threads_ = 0;
   int shared_bytes_ = 0;
-  alignas(1024) std::byte shared_[kSharedBytes];
-  std::vector<Fiber> fibers_;
+  std::vector<std::unique_ptr<Cta>> ctas_;  // of the cluster that runs
+  std::vector<Fiber> fibers_;               // CTA after CTA
   Fiber* current_ = nullptr;
   jmp_buf scheduler_;
   std::string fault_;
   const std::function<void()>* entry_ = nullptr;
-  std::vector<Rendezvous> warps_;
-  Rendezvous named_[16];
+  Rendezvous cluster_barrier_;
   std::unordered_map<uint64_t*, BarrierState> barriers_;
   std::deque<Copy> copies_;
-  std::vector<Warpgroup> warpgroups_;
 };
 
 // The machine that runs now.

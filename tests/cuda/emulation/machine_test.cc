@@ -7,6 +7,7 @@
 
 #include "src/cuda/tile/products.cuh"
 #include "tests/cuda/emulation/src/cuda/arch/barrier.cuh"
+#include "tests/cuda/emulation/src/cuda/arch/cluster.cuh"
 #include "tests/cuda/emulation/src/cuda/arch/tma.cuh"
 
 namespace bsk::emulation {
@@ -121,6 +122,47 @@ TEST(Emulator, ReportsTooManyArrivals) {
     arch::barrier_arrive(tile().ready);
   });
   EXPECT_NE(fault.find("more arrivals"), std::string::npos) << fault;
+}
+
+// Two clusters of two CTAs; each CTA shows a number and reads its neighbour's. `waits` tells
+// whether between the two, `stays` whether until both have read.
+std::vector<float> neighbours(bool waits, bool stays) {
+  static std::vector<float> seen;
+  seen.assign(4, 0.0f);
+  machine().launch(
+      4, 64, 4096, kEverythingLate,
+      [=] {
+        auto* const shown = static_cast<float*>(arch::shared_memory());
+        const int rank = arch::cluster_rank();
+        // One CTA is late: to show its number, or to read.
+        for (int i = 0; i < 4 && rank == (waits ? 1 : 0); ++i) arch::sync_block();
+        if (arch::thread_index() == 0) shown[2] = static_cast<float>(10 + arch::block_index());
+        if (waits) arch::sync_cluster();
+        for (int i = 0; i < 4 && waits && rank == 1; ++i) arch::sync_block();
+        float values[2];
+        arch::load_from_rank(values, shown + 2, 1 - rank);
+        if (arch::thread_index() == 7) seen[arch::block_index()] = values[0];
+        if (stays) arch::sync_cluster();
+      },
+      2);
+  return seen;
+}
+
+TEST(Emulator, LetsACtaReadTheOthersOfItsCluster) {
+  EXPECT_EQ(neighbours(true, true), (std::vector<float>{11, 10, 13, 12}));
+}
+
+TEST(Emulator, ShowsAMissingWaitForTheCluster) {
+  EXPECT_TRUE(std::isnan(neighbours(false, true)[1]));
+}
+
+TEST(Emulator, ReportsAReadOfACtaThatHasEnded) {
+  try {
+    neighbours(true, false);
+    ADD_FAILURE() << "no fault";
+  } catch (const Fault& fault) {
+    EXPECT_NE(std::string(fault.what()).find("a CTA that has ended"), std::string::npos);
+  }
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ struct FakeKernel {
   FakeLibrary* library;
   std::string name;
   std::map<int, int> allowed_shared_bytes;  // by device
+  std::map<int, bool> large_clusters;
 };
 struct FakeFunction {
   FakeKernel* kernel;
@@ -160,6 +161,10 @@ BSK_FAKE(cuLibraryGetKernel, (CUkernel * kernel, CUlibrary library, const char* 
 })
 BSK_FAKE_UNSAFE(cuKernelSetAttribute,
                 (CUfunction_attribute attribute, int value, CUkernel kernel, CUdevice device), {
+                  if (attribute == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) {
+                    reinterpret_cast<FakeKernel*>(kernel)->large_clusters[device] = value == 1;
+                    return CUDA_SUCCESS;
+                  }
                   if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES ||
                       value > 232448)
                     return CUDA_ERROR_INVALID_VALUE;
@@ -200,6 +205,9 @@ BSK_FAKE(cuLaunchKernelEx,
                launch.cluster[0] = attribute.value.clusterDim.x;
                launch.cluster[1] = attribute.value.clusterDim.y;
                launch.cluster[2] = attribute.value.clusterDim.z;
+               if (launch.cluster[0] * launch.cluster[1] * launch.cluster[2] > 8 &&
+                   !fake->kernel->large_clusters[device])
+                 return CUDA_ERROR_INVALID_CLUSTER_SIZE;
              } else if (attribute.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
                launch.programmatic_dependent_launch =
                    attribute.value.programmaticStreamSerializationAllowed == 1;

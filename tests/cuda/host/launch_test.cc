@@ -103,6 +103,17 @@ TEST_F(LaunchTest, shared_memory_is_allowed_once_per_device) {
   EXPECT_EQ(fake().launches.size(), 7u);
 }
 
+TEST_F(LaunchTest, clusters_beyond_the_portable_size_are_allowed_once_per_device) {
+  for (const uint32_t ctas : {8u, 16u, 16u}) {
+    shape_.cluster[0] = ctas;
+    launch(kernel_, 0, stream_, shape_, params("x"));
+    EXPECT_EQ(fake().count("cuKernelSetAttribute"), ctas == 8 ? 0 : 1);
+  }
+  launch(kernel_, 1, stream_, shape_, params("x"));
+  EXPECT_EQ(fake().count("cuKernelSetAttribute"), 2);
+  EXPECT_EQ(fake().launches[3].cluster[0], 16u);
+}
+
 TEST_F(LaunchTest, devices_share_one_library_and_have_their_own_functions) {
   launch(kernel_, 0, stream_, shape_, params("x"));
   launch(kernel_, 1, stream_, shape_, params("x"));
@@ -214,7 +225,7 @@ TEST_F(LaunchTest, impossible_shapes_are_refused_before_the_driver_sees_them) {
   refused([](LaunchShape& s) { s.grid[1] = 0; }, "1 to 65535");
   refused([](LaunchShape& s) { s.grid[2] = 65536; }, "1 to 65535");
   refused([](LaunchShape& s) { s.cluster[0] = 3; }, "whole number of clusters");
-  refused([](LaunchShape& s) { s.cluster[0] = 16; }, "at most 8 CTAs");
+  refused([](LaunchShape& s) { s.cluster[0] = 32; }, "at most 16 CTAs");
   refused([](LaunchShape& s) { s.shared_bytes = -1; }, "not negative");
   EXPECT_EQ(fake().count("cuLaunchKernelEx"), 0);
 }

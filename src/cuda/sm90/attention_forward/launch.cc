@@ -14,23 +14,6 @@ namespace {
 // also hold Q, O and what other kernels left).
 constexpr int64_t kL2ShareBytes = int64_t{24} << 20;
 
-int tile_columns(int64_t head_dim) {  // the widths for which wgmma and the tiles are instantiated
-  for (const int columns : {32, 64, 96, 128, 192}) {
-    if (head_dim <= columns) return columns;
-  }
-  return 256;
-}
-
-tile::MaskType mask_type(const AttentionProblem& problem) {
-  if (problem.mask_kind == MaskKind::kNone) return tile::MaskType::kNone;
-  switch (problem.mask.dtype) {
-    case DataType::kBool: return tile::MaskType::kBool;
-    case DataType::kFloat16: return tile::MaskType::kFloat16;
-    case DataType::kBFloat16: return tile::MaskType::kBFloat16;
-    default: return tile::MaskType::kFloat32;
-  }
-}
-
 // Query rows of the multiprocessor that has most, with tiles of `consumers` warpgroups.
 int64_t busiest_rows(const AttentionProblem& problem, int consumers, int multiprocessors) {
   const int64_t rows = 64 * consumers;
@@ -161,12 +144,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
         static_cast<int32_t>(problem.q_heads() / std::max<int64_t>(layout.heads, 1));
   }
   params.transform = {static_cast<float>(problem.scale), static_cast<float>(problem.softcap)};
-  if (problem.mask_kind != MaskKind::kNone) {
-    const auto stride = [&problem](int i) {
-      return problem.mask.shape[i] == 1 ? 0 : problem.mask.stride[i];
-    };
-    params.mask = {buffers.mask, stride(0), stride(1), stride(2), stride(3)};
-  }
+  params.mask = mask_tensor(problem, buffers);
 
   tile::Schedule& schedule = params.schedule;
   schedule.q_tiles =

@@ -1,0 +1,205 @@
+// Host side of the split kernel. See launch.h.
+#include "src/cuda/sm90/attention_forward_split/launch.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "src/cuda/host/launch.h"
+#include "src/cuda/sm90/problem.h"
+
+namespace bsk::sm90::attention_forward_split {
+namespace {
+
+// Up to here K and V take longer to come from memory than tiles of 64 rows take to multiply,
+// however large the batch: two tiles need about 1400 of the 2400 clocks in which a multiprocessor's
+// share of the bandwidth brings 32 KB.
+constexpr int64_t kMaxRows = 2 * kRows;  // q_len * group
+// Below this one CTA holds all keys, or the merge costs what the split gains.
+constexpr int64_t kMinKeys = 256;
+constexpr int64_t kMinSplitKeys = 128;
+
+int64_t group_of(const AttentionProblem& problem) {
+  return problem.q_heads() / std::max<int64_t>(problem.kv_heads(), 1);
+}
+
+int64_t clusters(const AttentionProblem& problem) {  // of one batch entry
+  const Packing packing = pack_rows(problem);
+  return problem.kv_heads() * packing.head_tiles * packing.q_tiles;
+}
+
+cuda::KernelRequest request(const ConfigChoice& choice) {
+  return {choice.name(), "src/cuda/sm90/attention_forward_split/kernel.cuh",
+          "bsk::sm90::attention_forward_split::attention_forward_split", choice.type_name(), "90a"};
+}
+
+}  // namespace
+
+std::string ConfigChoice::type_name() const {
+  static const char* const masks[] = {"kNone", "kBool", "kFloat16", "kBFloat16", "kFloat32"};
+  std::string text = "bsk::sm90::attention_forward_split::Config<";
+  text += element_type_name(element);
+  for (const int value : {shape.head_dim, shape.v_head_dim, shape.kv_tile}) {
+    text.append(", ").append(std::to_string(value));
+  }
+  text += transform ? ", true" : ", false";
+  return text + ", bsk::tile::MaskType::" + masks[static_cast<int>(mask)] + ">";
+}
+
+std::string ConfigChoice::name() const {
+  static const char* const masks[] = {"", "_bool_mask", "_fp16_mask", "_bf16_mask", "_fp32_mask"};
+  std::string text = "sm90_attention_forward_split_d" + std::to_string(shape.head_dim);
+  if (shape.v_head_dim != shape.head_dim) text.append("v").append(std::to_string(shape.v_head_dim));
+  text += std::string("_") + element_name(element) + "_k" + std::to_string(shape.kv_tile);
+  if (transform && mask == tile::MaskType::kNone) text += "_scores";
+  return text + masks[static_cast<int>(mask)];
+}
+
+std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device) {
+  std::vector<std::string> found = common_reasons(problem, device);
+  const auto need = [&found](bool holds, const std::string& reason) {
+    if (!holds) found.push_back(reason);
+  };
+  need(!problem.block_mask.present, "takes no block_mask");
+  const int64_t rows = problem.q_len() * group_of(problem);
+  need(rows <= kMaxRows, "needs at most " + std::to_string(kMaxRows) +
+                             " query rows per KV head (q_len * q_heads / kv_heads), not " +
+                             std::to_string(rows));
+  need(problem.kv_len() > kMinKeys, "needs more than " + std::to_string(kMinKeys) + " keys, not " +
+                                        std::to_string(problem.kv_len()));
+  need(problem.mask_kind == MaskKind::kNone || problem.mask.shape[3] == 1 ||
+           problem.mask.stride[3] * problem.kv_len() < int64_t{1} << 31,
+       "needs an attn_mask whose rows span less than 2^31 elements");
+  need(problem.kv_heads() <= 65535, "needs at most 65535 KV heads");
+  need(group_of(problem) <= 1 || problem.q.stride[1] != 0,
+       "needs heads of q that do not repeat (stride 0) where they share a KV head");
+  return found;
+}
+
+ConfigChoice choose_config(const AttentionProblem& problem) {
+  ConfigChoice choice;
+  choice.element = element_of(problem);
+  choice.shape.head_dim = tile_columns(problem.head_dim());
+  choice.shape.v_head_dim = tile_columns(problem.v_head_dim());
+  choice.mask = mask_type(problem);
+  choice.transform =
+      choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 || !(problem.scale > 0.0);
+  // Stages of 16 KB at head_dim 64 and 128 without a mask. What is done to scores one by one takes
+  // registers, of which wide rows of O leave few.
+  const int widest = std::max(choice.shape.head_dim, choice.shape.v_head_dim);
+  const bool masked = choice.mask != tile::MaskType::kNone;
+  choice.shape.kv_tile = widest <= 64 && !choice.transform ? 128 : widest > 64 && masked ? 32 : 64;
+  return choice;
+}
+
+Packing pack_rows(const AttentionProblem& problem) {
+  const auto ceil_div = [](int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); };
+  const int64_t group = std::max<int64_t>(group_of(problem), 1);
+  const int64_t q_len = std::max<int64_t>(problem.q_len(), 1);
+  Packing packing;
+  packing.head_tiles = ceil_div(group, kRows);
+  packing.heads = ceil_div(group, packing.head_tiles);
+  packing.q_tiles = ceil_div(q_len, kRows / packing.heads);
+  packing.queries = ceil_div(q_len, packing.q_tiles);
+  return packing;
+}
+
+int choose_splits(const AttentionProblem& problem, const Shape& shape, int multiprocessors) {
+  // As many CTAs as the GPU holds at once for one batch entry: any more would wait for a place.
+  // Fewer would do for the bandwidth (one CTA keeps 96 KB in flight, three times what its share
+  // needs), but where heads and multiprocessors do not divide, two per multiprocessor even out.
+  // The batch is left out on purpose: a row's bits must not depend on it.
+  const int64_t places = int64_t{multiprocessors} * shape.ctas_per_multiprocessor();
+  // 16 CTAs (beyond the portable 8) fit a GPC's multiprocessors for sure only at two on each.
+  const int most = shape.ctas_per_multiprocessor() == 2 ? 16 : 8;
+  const int64_t tiles = clusters(problem);
+  int splits = 1;
+  while (2 * splits <= most && tiles * 2 * splits <= places &&
+         problem.kv_len() >= kMinSplitKeys * 2 * splits) {
+    splits *= 2;
+  }
+  return splits;
+}
+
+AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
+  const ConfigChoice choice = choose_config(problem);
+  AttentionPlan plan;
+  plan.kernel = &kKernel;
+  plan.config = choice.name();
+  const Packing packing = pack_rows(problem);
+  plan.q_tile = packing.heads * packing.queries;
+  plan.kv_tile = choice.shape.kv_tile;
+  plan.splits = choose_splits(problem, choice.shape, device.multiprocessors);
+  plan.tasks = problem.q_len() == 0 ? 0 : clusters(problem) * problem.batch() * plan.splits;
+  plan.threads = choice.shape.threads();
+  plan.shared_bytes = choice.shape.shared_bytes();
+  return plan;
+}
+
+Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers, int splits) {
+  Params params{};
+  fill_common(problem, buffers, params);
+  params.splits_log2 = std::countr_zero(static_cast<uint32_t>(splits));
+  params.packing = pack_rows(problem);
+  params.transform = {static_cast<float>(problem.scale), static_cast<float>(problem.softcap)};
+  params.mask = mask_tensor(problem, buffers);
+  return params;
+}
+
+std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
+                                                    const ConfigChoice& choice) {
+  const Packing packing = pack_rows(problem);
+  const int64_t group = group_of(problem);
+  cuda::TensorMapSpec q;
+  q.name = "q";
+  q.dtype = problem.q.dtype;
+  q.rank = 5;
+  q.dims = {problem.head_dim(), group, problem.q_len(),
+            broadcast_step(problem.q, 1) == 0 ? 1 : problem.kv_heads(),
+            broadcast_step(problem.q, 0) == 0 ? 1 : problem.batch()};
+  q.strides = {1, problem.q.stride[1], problem.q.stride[2], group * problem.q.stride[1],
+               problem.q.stride[0]};
+  q.box = {arch::kSwizzleElements, packing.heads, packing.queries, 1, 1};
+  std::array<cuda::TensorMapSpec, 3> specs = {
+      q, tensor_map_spec("k", problem.k, choice.shape.kv_tile),
+      tensor_map_spec("v", problem.v, choice.shape.kv_tile)};
+  // Rows of 256 bytes come in two boxes; the first one brings both into L2.
+  specs[1].l2_promotion = specs[2].l2_promotion = cuda::L2Promotion::k256Bytes;
+  return specs;
+}
+
+void launch(const AttentionProblem& problem, const AttentionPlan& plan,
+            const AttentionBuffers& buffers) {
+  if (plan.tasks == 0) return;
+  const ConfigChoice choice = choose_config(problem);
+  Params params = make_params(problem, buffers, plan.splits);
+  encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
+  cuda::LaunchShape shape;
+  shape.grid[0] = static_cast<uint32_t>(plan.tasks / problem.kv_heads());
+  shape.grid[1] = static_cast<uint32_t>(problem.kv_heads());
+  shape.cluster[0] = static_cast<uint32_t>(plan.splits);
+  shape.threads = static_cast<uint32_t>(plan.threads);
+  shape.shared_bytes = plan.shared_bytes;
+  shape.programmatic_dependent_launch = true;
+  cuda::launch(cuda::device_kernel(request(choice)), problem.q.device_index, buffers.stream, shape,
+               params);
+}
+
+const Kernel kKernel = {"sm90_attention_forward_split",
+                        "Hopper, few queries against many keys: the CTAs of a cluster share the "
+                        "keys (compiled and emulated, never yet run on a GPU)",
+                        reasons,
+                        make_plan,
+                        launch,
+                        /*only_when_forced=*/true};
+
+std::vector<cuda::KernelRequest> documented_requests() {
+  std::vector<cuda::KernelRequest> requests;
+  for (const arch::Element element : {arch::Element::kFloat16, arch::Element::kBFloat16}) {
+    for (const int columns : {64, 128}) {
+      requests.push_back(request({element, {columns, columns, columns == 64 ? 128 : 64}}));
+    }
+  }
+  return requests;
+}
+
+}  // namespace bsk::sm90::attention_forward_split

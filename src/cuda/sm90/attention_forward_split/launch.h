@@ -1,0 +1,48 @@
+// The host's side of the split kernel: which configuration, how many splits, what parameters. Pure
+// functions but `launch`; tests and the emulator use them as well.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "bsk/attention.h"
+#include "src/cuda/host/kernel_library.h"
+#include "src/cuda/host/tensor_map.h"
+#include "src/cuda/sm90/attention_forward_split/config.h"
+#include "src/cuda/sm90/kernels.h"
+
+namespace bsk::sm90::attention_forward_split {
+
+// A Config (config.h) as a value.
+struct ConfigChoice {
+  arch::Element element = arch::Element::kFloat16;
+  Shape shape;
+  bool transform = false;
+  tile::MaskType mask = tile::MaskType::kNone;
+
+  std::string type_name() const;  // the C++ type
+  std::string name() const;  // of kernel, test id and bench row: "sm90_attention_forward_split_..."
+  bool operator==(const ConfigChoice&) const = default;
+};
+
+std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device);
+ConfigChoice choose_config(const AttentionProblem& problem);
+Packing pack_rows(const AttentionProblem& problem);
+// CTAs that share the keys of a tile. Depends on nothing that other rows of a batch could change.
+int choose_splits(const AttentionProblem& problem, const Shape& shape, int multiprocessors);
+AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device);
+
+// Everything in Params but the tensor maps.
+Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers, int splits);
+// Of q, k and v.
+std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
+                                                    const ConfigChoice& choice);
+
+void launch(const AttentionProblem& problem, const AttentionPlan& plan,
+            const AttentionBuffers& buffers);
+
+// The configurations embedded in the package.
+std::vector<cuda::KernelRequest> documented_requests();
+
+}  // namespace bsk::sm90::attention_forward_split
