@@ -27,6 +27,11 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// ld.shared, kept in its place among barriers and other volatile accesses.
+__device__ __forceinline__ float load_shared_in_order(const float& place) {
+  return const_cast<const volatile float&>(place);
+}
+
 // PTX ISA 9.7.13: bar.sync 0.
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
 

@@ -34,6 +34,10 @@ tile::MaskTensor mask_tensor(const AttentionProblem& problem, const AttentionBuf
 cuda::TensorMapSpec tensor_map_spec(const char* name, const TensorLayout& tensor, int box_rows);
 int broadcast_step(const TensorLayout& tensor, int dimension);
 
+inline tile::Divisor divisor_of(int64_t value) {
+  return tile::Divisor(static_cast<uint32_t>(std::max<int64_t>(value, 1)));
+}
+
 // The fields that every kernel's Params has under the same names.
 template <class Params>
 void fill_common(const AttentionProblem& problem, const AttentionBuffers& buffers, Params& params) {
@@ -48,9 +52,9 @@ void fill_common(const AttentionProblem& problem, const AttentionBuffers& buffer
   params.out_head_stride = problem.out.stride[1];
   params.out_row_stride = problem.out.stride[2];
   params.lse = problem.return_lse ? buffers.lse : nullptr;
-  params.q_heads = static_cast<int32_t>(problem.q_heads());
+  params.q_heads = divisor_of(problem.q_heads());
   params.q_heads_per_kv_head =
-      static_cast<int32_t>(problem.q_heads() / std::max<int64_t>(problem.kv_heads(), 1));
+      divisor_of(problem.q_heads() / std::max<int64_t>(problem.kv_heads(), 1));
   params.q_len = static_cast<int32_t>(problem.q_len());
   params.v_head_dim = static_cast<int32_t>(problem.v_head_dim());
   constexpr double kLog2e = 1.4426950408889634;

@@ -18,12 +18,13 @@ constexpr float kLazyMargin = 8.0f;  // log2
 constexpr int kRowsPerThread = 2;
 
 struct SoftmaxRows {
-  float maximum[kRowsPerThread];  // in log2 units; -inf while nothing was visible
-  float sum[kRowsPerThread];      // of this thread's columns; the quad's when finished
+  float maximum[kRowsPerThread];  // in log2 units, what is subtracted; 0 while nothing was visible
+  float threshold[kRowsPerThread];  // maximum + kLazyMargin; -inf while nothing was visible
+  float sum[kRowsPerThread];        // of this thread's columns; the quad's when finished
 
   __device__ __forceinline__ void reset() {
-    maximum[0] = maximum[1] = kMinusInfinity;
-    sum[0] = sum[1] = 0.0f;
+    maximum[0] = maximum[1] = sum[0] = sum[1] = 0.0f;
+    threshold[0] = threshold[1] = kMinusInfinity;
   }
 };
 
@@ -47,52 +48,79 @@ __device__ __forceinline__ float exp2_polynomial(float x) {
   return arch::bits_float(arch::float_bits(p) + (arch::float_bits(rounded) << 23));
 }
 
-// Turns scores into weights in place, updates the rows, and leaves in `correction` the factor by
-// which earlier weights (and O) must be multiplied. kPolynomialQuarters of every
-// four columns take the polynomial instead of the exponential unit: always the same ones.
-template <int kGroups, int kPolynomialQuarters>
-__device__ __forceinline__ void update_softmax(float (&scores)[4 * kGroups], float scale_log2,
+// Raises the rows' maxima to those of a tile where they have grown by more than the margin, and
+// leaves in `correction` the factor by which earlier weights (and O) must be multiplied. False, and
+// no correction, where no row of the warp has: then nothing is exchanged between lanes.
+template <int kGroups>
+__device__ __forceinline__ bool update_maximum(const float (&scores)[4 * kGroups], float scale_log2,
                                                SoftmaxRows& rows,
                                                float (&correction)[kRowsPerThread]) {
+  float highest[kRowsPerThread];
+  bool grown = false;
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
-    float highest[2] = {scores[2 * r], scores[2 * r + 1]};  // two chains
+    float chains[2] = {scores[2 * r], scores[2 * r + 1]};
 #pragma unroll
     for (int j = 1; j < kGroups; ++j) {
-      highest[0] = arch::maximum(highest[0], scores[4 * j + 2 * r]);
-      highest[1] = arch::maximum(highest[1], scores[4 * j + 2 * r + 1]);
+      chains[0] = arch::maximum(chains[0], scores[4 * j + 2 * r]);
+      chains[1] = arch::maximum(chains[1], scores[4 * j + 2 * r + 1]);
     }
-    const float highest_log2 =
-        scale_log2 * across_quad(arch::maximum(highest[0], highest[1]),
-                                 [](float a, float b) { return arch::maximum(a, b); });
-    const float before = rows.maximum[r];
-    // Written so that a NaN is taken over.
-    const float now = highest_log2 <= before + kLazyMargin ? before : highest_log2;
-    // While a row has seen nothing its maximum is -inf; 0 stands in so that no inf - inf arises.
-    const float subtract = now == kMinusInfinity ? 0.0f : now;
-    correction[r] = now == before ? 1.0f : arch::exp2_approx(before - subtract);
-    rows.maximum[r] = now;
-    float sums[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int j = 0; j < kGroups; ++j) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float& score = scores[4 * j + 2 * r + c];
-        const float exponent = arch::fused_multiply_add(score, scale_log2, -subtract);
-        const bool polynomial = j % 2 * 2 + c >= 4 - kPolynomialQuarters;
-        score = polynomial ? exp2_polynomial(exponent) : arch::exp2_approx(exponent);
-        sums[c] += score;
-      }
-    }
-    rows.sum[r] = arch::fused_multiply_add(rows.sum[r], correction[r], sums[0] + sums[1]);
+    highest[r] = scale_log2 * arch::maximum(chains[0], chains[1]);
+    grown = grown || !(highest[r] <= rows.threshold[r]);  // also where it is NaN
   }
+  if (!arch::warp_any(grown)) return false;
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) {
+    const float now = across_quad(highest[r], [](float a, float b) { return arch::maximum(a, b); });
+    correction[r] = 1.0f;
+    if (!(now <= rows.threshold[r])) {
+      correction[r] =
+          rows.threshold[r] == kMinusInfinity ? 0.0f : arch::exp2_approx(rows.maximum[r] - now);
+      rows.maximum[r] = now;
+      rows.threshold[r] = now + kLazyMargin;
+      rows.sum[r] *= correction[r];
+    }
+  }
+  return true;
 }
 
-// Multiplies O's rows by `correction`; skipped when no lane of the warp needs it.
+// Turns scores into weights in place and adds them to the rows' sums. kPolynomialQuarters of every
+// four columns take the polynomial instead of the exponential unit: always the same ones.
+// `near_end(x, scale_log2)` is called when three quarters are done, on which x depends; it returns
+// scale_log2 for the rest.
+template <int kGroups, int kPolynomialQuarters, class NearEnd>
+__device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float scale_log2,
+                                             SoftmaxRows& rows, NearEnd near_end) {
+  float sums[2 * kRowsPerThread] = {};
+#pragma unroll
+  for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float& score = scores[4 * j + i];
+      const float exponent = arch::fused_multiply_add(score, scale_log2, -rows.maximum[i / 2]);
+      const bool polynomial = j % 2 * 2 + i % 2 >= 4 - kPolynomialQuarters;
+      score = polynomial ? exp2_polynomial(exponent) : arch::exp2_approx(exponent);
+      sums[i] += score;
+    }
+    if (j == kGroups * 3 / 4 - 1) {
+      scale_log2 = near_end((sums[0] + sums[1]) + (sums[2] + sums[3]), scale_log2);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) rows.sum[r] += sums[2 * r] + sums[2 * r + 1];
+}
+
+template <int kGroups, int kPolynomialQuarters>
+__device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float scale_log2,
+                                             SoftmaxRows& rows) {
+  exponentiate<kGroups, kPolynomialQuarters>(scores, scale_log2, rows,
+                                             [](float, float scale) { return scale; });
+}
+
+// Multiplies O's rows by `correction`.
 template <int kCount>
 __device__ __forceinline__ void rescale(float (&o)[kCount],
                                         const float (&correction)[kRowsPerThread]) {
-  if (!arch::warp_any(correction[0] != 1.0f || correction[1] != 1.0f)) return;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) o[i] *= correction[i % 4 / 2];
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "src/cuda/arch/types.h"
+#include "src/cuda/tile/divisor.h"
 
 namespace bsk::tile {
 
@@ -54,7 +55,10 @@ struct ScoreTransform {
 template <int kBlocks>
 struct TileRecord {
   KeyBlock blocks[kBlocks];
-  int has_next;  // another tile of the same task follows
+  // Bit w: a rule of position or block bits removes pairs of consumer w's rows from the tile;
+  // kHasNext: another tile of the same task follows.
+  uint32_t flags;
+  static constexpr uint32_t kHasNext = 1u << 31;
 };
 
 // tile/scheduler.cuh has the order of tasks.
@@ -62,7 +66,9 @@ struct Schedule {
   int tasks = 0;               // q_tiles * heads
   int q_tiles = 0;             // per head
   int heads = 0;               // batch * q_heads
-  int heads_per_group = 1;     // heads whose K and V share L2 for a while
+  Divisor heads_per_group;     // heads whose K and V share L2 for a while; the last group may have
+  Divisor heads_of_last;       // fewer
+  Divisor group_tasks;         // heads_per_group * q_tiles
   bool longest_first = false;  // the last query tile sees the most keys
 };
 

@@ -15,15 +15,15 @@ struct Task {
 };
 
 __device__ __forceinline__ Task task_of(const Schedule& schedule, int index) {
-  const int group_tasks = schedule.heads_per_group * schedule.q_tiles;
-  const int group = index / group_tasks;
-  const int first_head = group * schedule.heads_per_group;
+  const int group = schedule.group_tasks.divide(index);
+  const int first_head = group * static_cast<int>(schedule.heads_per_group.value);
+  const int within = index - group * static_cast<int>(schedule.group_tasks.value);
   const int heads_left = schedule.heads - first_head;
-  const int heads = heads_left < schedule.heads_per_group ? heads_left : schedule.heads_per_group;
-  const int within = index - group * group_tasks;
-  const int q_tile = within / heads;
+  const bool last = heads_left < static_cast<int>(schedule.heads_per_group.value);
+  const Divisor& heads = last ? schedule.heads_of_last : schedule.heads_per_group;
+  const int q_tile = heads.divide(within);
   return {schedule.longest_first ? schedule.q_tiles - 1 - q_tile : q_tile,
-          first_head + within - q_tile * heads};
+          first_head + within - q_tile * static_cast<int>(heads.value)};
 }
 
 // The task of this CTA in round `round`; >= tasks when there is none (and in no later round).

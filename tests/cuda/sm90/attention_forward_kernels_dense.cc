@@ -2,16 +2,22 @@
 
 BSK_EMULATE_ATTENTION_FORWARD(
     d64, bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 3, 128, 128,
-                                              false, bsk::tile::MaskType::kNone, 0>);
+                                              false, bsk::tile::MaskType::kNone, false, 0>);
 BSK_EMULATE_ATTENTION_FORWARD(
     d128, bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 128, 128, 2, 128, 128,
-                                               false, bsk::tile::MaskType::kNone, 0>);
+                                               false, bsk::tile::MaskType::kNone, false, 0>);
 BSK_EMULATE_ATTENTION_FORWARD(
-    d128_bf16, bsk::sm90::attention_forward::Config<bsk::arch::Element::kBFloat16, 128, 128, 2, 128,
-                                                    128, false, bsk::tile::MaskType::kNone, 0>);
+    d128_bf16,
+    bsk::sm90::attention_forward::Config<bsk::arch::Element::kBFloat16, 128, 128, 2, 128, 128,
+                                         false, bsk::tile::MaskType::kNone, false, 0>);
 BSK_EMULATE_ATTENTION_FORWARD(
     d32, bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 32, 32, 3, 128, 128,
-                                              false, bsk::tile::MaskType::kNone, 0>);
+                                              false, bsk::tile::MaskType::kNone, false, 0>);
 BSK_EMULATE_ATTENTION_FORWARD(
-    d32_q128, bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 32, 32, 2, 128,
-                                                   128, false, bsk::tile::MaskType::kNone, 0>);
+    d32_q128,
+    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 32, 32, 2, 128, 128, false,
+                                         bsk::tile::MaskType::kNone, true, 0>);
+BSK_EMULATE_ATTENTION_FORWARD(
+    d64_q128,
+    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 128, false,
+                                         bsk::tile::MaskType::kNone, true, 0>);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/cuda/arch/types.h"
+#include "src/cuda/tile/divisor.h"
 #include "src/cuda/tile/params.h"
 
 namespace bsk::sm90::attention_forward {
@@ -18,7 +19,8 @@ struct Params {
   int64_t out_batch_stride, out_head_stride, out_row_stride;
   float* lse;  // [batch, q_heads, q_len], natural log; null = not wanted
 
-  int32_t q_heads, q_heads_per_kv_head, q_len, v_head_dim;
+  tile::Divisor q_heads, q_heads_per_kv_head;
+  int32_t q_len, v_head_dim;
   float scale_log2;  // scale * log2(e); not used where scores are transformed
   tile::Visibility visibility;
   tile::BlockLists lists;
@@ -79,10 +81,12 @@ constexpr RegisterBudget registers_for(const Shape& shape) {
                                                 : RegisterBudget{255, 255};
 }
 
+// kTakesTurns: one warpgroup at a time exponentiates, which pays where two share a multiprocessor.
 // kTransform: scores are scaled (and soft-capped) one by one, which attn_mask and scales <= 0 need.
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
-          tile::MaskType kMaskValue = tile::MaskType::kNone, int kPolynomialQuartersValue = 0>
+          tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,
+          int kPolynomialQuartersValue = 0>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -94,6 +98,7 @@ struct Config {
   static constexpr int kBlockKeys = kBlockKeysValue;
   static constexpr bool kTransform = kTransformValue;
   static constexpr tile::MaskType kMask = kMaskValue;
+  static constexpr bool kTakesTurns = kTakesTurnsValue;
   static constexpr int kPolynomialQuarters = kPolynomialQuartersValue;
 
   // Roles: warpgroup 0 copies (one thread of it), warpgroups 1.. multiply.
@@ -113,6 +118,7 @@ struct Config {
 
   static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256 && kVHeadDim <= 256);
   static_assert(kKvTile % 16 == 0 && kKvTile % kBlockKeys == 0 && kBlockKeys % 16 == 0);
+  static_assert(!kTakesTurns || kConsumers > 1, "a turn is passed to another warpgroup");
   static_assert(kMask == tile::MaskType::kNone || kTransform, "attn_mask adds to scaled scores");
   static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
   static_assert(kRegisters.producer == 255 ||
@@ -128,6 +134,7 @@ struct Config {
         1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
     tile::TileRecord<kBlocks> records[kStages];                    // where the stage holds K
     int32_t task_has_tiles;
+    float scale_log2;  // of the scores when they enter the softmax
     arch::Barrier q_ready, q_free;
     arch::Barrier stage_ready[kStages], stage_free[kStages];
   };

@@ -19,7 +19,7 @@
 
 namespace bsk::sm90::attention_forward {
 
-// Named barriers: 0 is the block's; consumer w may issue its products when barrier 1 + w completes.
+// Named barriers: 0 is the block's; it is the turn of consumer w when barrier 1 + w completes.
 constexpr int kTurnBarrier = 1;
 
 struct Coordinates {
@@ -29,11 +29,11 @@ struct Coordinates {
 template <class Config>
 __device__ __forceinline__ Coordinates coordinates_of(const Params& params, int task_number) {
   const tile::Task task = tile::task_of(params.schedule, task_number);
-  const int batch = task.head / params.q_heads;
-  const int q_head = task.head - batch * params.q_heads;
+  const int batch = params.q_heads.divide(task.head);
+  const int q_head = task.head - batch * static_cast<int>(params.q_heads.value);
   const int first_row = task.q_tile * Config::kQTile;
   const int end_row = first_row + Config::kQTile;
-  return {batch, q_head, q_head / params.q_heads_per_kv_head, first_row,
+  return {batch, q_head, params.q_heads_per_kv_head.divide(q_head), first_row,
           (end_row < params.q_len ? end_row : params.q_len) - 1};
 }
 
@@ -48,12 +48,19 @@ struct Producer {
   const Params& params;
   tile::RingPosition<Config::kStages> ring;
 
-  // Gathers the next tile's blocks; false when none is left.
+  // Gathers the next tile's blocks and says which consumers must mask it; false when none is left.
   __device__ __forceinline__ bool gather(tile::KeyBlockWalk<Config::kBlockKeys>& walk,
-                                         Record& record) {
+                                         const Coordinates& at, Record& record) {
     const bool found = walk.next(record.blocks[0]);
 #pragma unroll
     for (int b = 1; b < Config::kBlocks; ++b) walk.next(record.blocks[b]);
+    record.flags = 0;
+#pragma unroll
+    for (int w = 0; w < Config::kConsumers; ++w) {
+      const int row = at.first_row + 64 * w;
+      const tile::KeyRange every = tile::keys_of_every_row(params.visibility, row, row + 63);
+      if (!tile::fully_visible<Config::kBlockKeys>(record, every)) record.flags |= 1u << w;
+    }
     return found;
   }
 
@@ -116,8 +123,8 @@ struct Producer {
           tile::keys_of_any_row(params.visibility, at.first_row, at.last_row), at.batch, at.q_head,
           at.first_row);
       Record current, following;
-      const bool any = gather(walk, current);
-      current.has_next = any && gather(walk, following);
+      const bool any = gather(walk, at, current);
+      if (any && gather(walk, at, following)) current.flags |= Record::kHasNext;
       // K before Q: it may already arrive while the task before still reads its Q.
       if (any) load_k(at, current);
       arch::barrier_wait(shared.q_free, q_parity);
@@ -128,9 +135,9 @@ struct Producer {
         continue;
       }
       load_q(at);
-      while (current.has_next) {
+      while (current.flags & Record::kHasNext) {
         Record after;
-        following.has_next = gather(walk, after);
+        if (gather(walk, at, after)) following.flags |= Record::kHasNext;
         load_k(at, following);
         load_v(at, current);
         current = following;
@@ -166,17 +173,21 @@ struct Consumer {
     if (tile::lane_index() == 0) arch::barrier_arrive(barrier);
   }
 
-  // Products of one warpgroup are not interleaved with another's: while one multiplies, the others
-  // do their softmax.
-  __device__ __forceinline__ void wait_turn() {
-    if constexpr (Config::kConsumers > 1) {
+  // Where warpgroups take turns, one at a time has the exponential unit to itself, so that the
+  // others are in their products then. The scale is read after the turn has come and again after it
+  // has been passed: arithmetic that depends on it is not moved across.
+  __device__ __forceinline__ float wait_turn() {
+    if constexpr (Config::kTakesTurns) {
       arch::named_barrier_sync(kTurnBarrier + warpgroup, 2 * arch::kWarpgroupThreads);
+      return arch::load_shared_in_order(shared.scale_log2);
     }
+    return Config::kTransform ? 1.0f : params.scale_log2;
   }
-  __device__ __forceinline__ void pass_turn() {
-    if constexpr (Config::kConsumers > 1) {
+  __device__ __forceinline__ void pass_turn(float after) {
+    if constexpr (Config::kTakesTurns) {
       const int next = warpgroup + 1 < Config::kConsumers ? warpgroup + 1 : 0;
-      arch::named_barrier_arrive(kTurnBarrier + next, 2 * arch::kWarpgroupThreads);
+      arch::named_barrier_arrive(kTurnBarrier + arch::order_after(next, after),
+                                 2 * arch::kWarpgroupThreads);
     }
   }
 
@@ -190,28 +201,22 @@ struct Consumer {
                                                                          shared.stages[stage]);
   }
 
-  // Scores to weights.
-  __device__ __forceinline__ void softmax(float (&s)[kScores], const Record& record,
-                                          const Coordinates& at, tile::SoftmaxRows& rows,
-                                          float (&correction)[tile::kRowsPerThread]) {
-    const int warpgroup_row = at.first_row + warpgroup * 64;
-    const int first_row = warpgroup_row + tile::fragment_row();
+  // What is done to scores before the softmax.
+  __device__ __forceinline__ void mask(float (&s)[kScores], uint32_t flags, int k_stage,
+                                       const Coordinates& at) {
+    const int first_row = at.first_row + warpgroup * 64 + tile::fragment_row();
     if constexpr (Config::kTransform) tile::transform_scores(s, params.transform);
     if constexpr (Config::kMask != tile::MaskType::kNone) {
       tile::apply_mask_tensor<Config::kMask, Config::kBlockKeys, Config::kBlocks>(
-          s, record, params.mask,
+          s, shared.records[k_stage], params.mask,
           at.batch * params.mask.batch_stride + at.q_head * params.mask.head_stride, first_row,
           params.q_len, params.visibility.kv_len);
     }
-    const tile::KeyRange every =
-        tile::keys_of_every_row(params.visibility, warpgroup_row, warpgroup_row + 63);
-    if (!tile::fully_visible<Config::kBlockKeys>(record, every)) {
+    if (flags >> warpgroup & 1) {
       tile::remove_pairs<Config::kBlockKeys, Config::kBlocks>(
-          s, record, params.visibility, first_row, first_row & (params.lists.block_q - 1),
-          params.lists.block_k);
+          s, shared.records[k_stage], params.visibility, first_row,
+          first_row & (params.lists.block_q - 1), params.lists.block_k);
     }
-    tile::update_softmax<kScores / 4, Config::kPolynomialQuarters>(
-        s, Config::kTransform ? 1.0f : params.scale_log2, rows, correction);
   }
 
   __device__ __forceinline__ void store(const float (&o)[kOutputs], tile::SoftmaxRows& rows,
@@ -224,7 +229,8 @@ struct Consumer {
       factor[r] = rows.sum[r] == 0.0f ? 0.0f : 1.0f / rows.sum[r];
       const int row = first_row + tile::fragment_row() + 8 * r;
       if (params.lse != nullptr && tile::lane_index() % 4 == 0 && row < params.q_len) {
-        params.lse[(static_cast<int64_t>(at.batch) * params.q_heads + at.q_head) * params.q_len +
+        params.lse[(static_cast<int64_t>(at.batch) * params.q_heads.value + at.q_head) *
+                       params.q_len +
                    row] = tile::log_sum_exp(rows.maximum[r], rows.sum[r]);
       }
     }
@@ -234,50 +240,49 @@ struct Consumer {
                                        params.q_len - first_row, params.v_head_dim);
   }
 
-  // Completes the tile before: its P V is in O, its V's stage is free, and this tile's weights take
-  // its place as the operand of the next product.
-  __device__ __forceinline__ void settle(float (&o)[kOutputs], float (&s)[kScores],
-                                         uint32_t (&p)[kScores / 2],
-                                         const float (&correction)[tile::kRowsPerThread],
-                                         int v_stage) {
-    arch::mma_wait<0>();
-    arch::mma_fence_registers(o);
-    arch::mma_fence_registers(s);
-    if (v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[v_stage]);
-    tile::rescale(o, correction);
-    tile::pack_weights<Config::kElement>(s, p);
-  }
-
   // One tile of queries against all its keys: QK of the next tile is issued before PV of this one.
   __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
                                           const Coordinates& at) {
+    const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
     float s[kScores];
     uint32_t p[kScores / 2];
-    float correction[tile::kRowsPerThread];
 
     int k_stage = wait_stage(), v_stage = kNoStage;
-    Record record = shared.records[k_stage];
+    uint32_t flags = shared.records[k_stage].flags;
     issue_qk(s, k_stage);
     arch::mma_wait<0>();
     for (;;) {
       arch::mma_fence_registers(s);
-      arrive_once_per_warp(shared.stage_free[k_stage]);
-      softmax(s, record, at, rows, correction);
-      // The wait for K stands between the softmax and the wait for P V on purpose: its loop ends
-      // the basic block, and without it ptxas lifts the second wait above the softmax that P V is
-      // to run under.
-      const bool more = record.has_next;
+      mask(s, flags, k_stage, at);
+      float correction[tile::kRowsPerThread];
+      const bool grown = tile::update_maximum<kScores / 4>(s, scale_log2, rows, correction);
+      const float scale_in_turn = wait_turn();
+      tile::exponentiate<kScores / 4, Config::kPolynomialQuarters>(
+          s, scale_in_turn, rows, [this](float most, float scale) {
+            pass_turn(most);
+            return Config::kTakesTurns ? arch::load_shared_in_order(shared.scale_log2) : scale;
+          });
+      // K is released here, late, to keep the exponentials in front of the waits below: ptxas moves
+      // arithmetic across barriers and branches, and only a data dependency holds it.
+      arrive_once_per_warp(
+          shared.stage_free[arch::order_after(k_stage, rows.sum[0] + rows.sum[1])]);
+      const bool more = flags & Record::kHasNext;
       if (more) {
         k_stage = wait_stage();
-        record = shared.records[k_stage];
+        flags = shared.records[k_stage].flags;
       }
-      settle(o, s, p, correction, v_stage);
+      // P V of the tile before is in O, its V's stage is free, and this tile's weights take its
+      // place as the operand of the next product.
+      arch::mma_wait<0>();
+      arch::mma_fence_registers(o);
+      arch::mma_fence_registers(s);
+      if (v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[v_stage]);
+      if (grown) tile::rescale(o, correction);
+      tile::pack_weights<Config::kElement>(s, p);
       if (!more) break;
-      wait_turn();
       issue_qk(s, k_stage);
       v_stage = wait_stage();
       issue_pv(o, p, v_stage);
-      pass_turn();
       arch::mma_wait<1>();
     }
     arrive_once_per_warp(shared.q_free);
@@ -291,7 +296,7 @@ struct Consumer {
 
   __device__ __forceinline__ void run() {
     uint32_t q_parity = 0;
-    if (warpgroup == Config::kConsumers - 1) pass_turn();  // the first turn is warpgroup 0's
+    if (warpgroup == Config::kConsumers - 1) pass_turn(0.0f);  // the first turn is warpgroup 0's
     for (int round = 0;; ++round) {
       const int task = tile::task_index(round, arch::block_index(), arch::grid_size());
       if (task >= params.schedule.tasks) break;
@@ -327,6 +332,7 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
     arch::prefetch_tensor_map(params.k);
     arch::prefetch_tensor_map(params.v);
     constexpr int kConsumerWarps = 4 * Config::kConsumers;
+    shared.scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
     arch::barrier_init(shared.q_ready, 1);
     arch::barrier_init(shared.q_free, kConsumerWarps);
     for (int stage = 0; stage < Config::kStages; ++stage) {

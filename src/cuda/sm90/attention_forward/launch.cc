@@ -14,11 +14,31 @@ namespace {
 // also hold Q, O and what other kernels left).
 constexpr int64_t kL2ShareBytes = int64_t{24} << 20;
 
+// A scale up to which it is a factor of the softmax's multiply-add.
+constexpr double kLargestFactor = 64.0;
+
 // Query rows of the multiprocessor that has most, with tiles of `consumers` warpgroups.
 int64_t busiest_rows(const AttentionProblem& problem, int consumers, int multiprocessors) {
   const int64_t rows = 64 * consumers;
   const int64_t tasks = (problem.q_len() + rows - 1) / rows * problem.q_heads() * problem.batch();
   return (tasks + multiprocessors - 1) / multiprocessors * rows;
+}
+
+ConfigChoice with_consumers(const AttentionProblem& problem, ConfigChoice choice, int consumers) {
+  choice.shape.consumers = consumers;
+  // Measured (docs/lab_notes): 8 to 12% faster with two consumers on dense problems, slower with
+  // three and with a block mask's lists.
+  choice.takes_turns = !problem.block_mask.present && consumers == 2 && !choice.transform &&
+                       std::max(choice.shape.head_dim, choice.shape.v_head_dim) <= 64;
+  return choice;
+}
+
+// Where the keys per tile of queries differ, the hardware deals the tiles out, one CTA each, to
+// multiprocessors as they become free; where they are equal, persistent CTAs save the prologues.
+// (Measured: block masks with query blocks of 128 prefer the latter.)
+bool one_cta_per_task(const AttentionProblem& problem) {
+  return problem.causal != Causal::kNone || problem.window_left >= 0 || problem.window_right >= 0 ||
+         (problem.block_mask.present && problem.block_mask.block_q == 64);
 }
 
 cuda::KernelRequest request(const ConfigChoice& choice) {
@@ -38,6 +58,7 @@ std::string ConfigChoice::type_name() const {
   }
   text += transform ? ", true" : ", false";
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
+  text += takes_turns ? ", true" : ", false";
   return text + ", " + std::to_string(polynomial_quarters) + ">";
 }
 
@@ -49,6 +70,7 @@ std::string ConfigChoice::name() const {
           std::to_string(shape.kv_tile);
   if (shape.block_keys != shape.kv_tile)
     text.append("_block").append(std::to_string(shape.block_keys));
+  if (takes_turns) text += "_turns";
   if (transform && mask == tile::MaskType::kNone) text += "_scores";
   return text + masks[static_cast<int>(mask)];
 }
@@ -76,8 +98,9 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
   choice.shape.head_dim = tile_columns(problem.head_dim());
   choice.shape.v_head_dim = tile_columns(problem.v_head_dim());
   choice.mask = mask_type(problem);
-  choice.transform =
-      choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 || !(problem.scale > 0.0);
+  // Beyond kLargestFactor the rounding of score * scale - maximum may be large itself.
+  choice.transform = choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 ||
+                     !(problem.scale > 0.0 && problem.scale <= kLargestFactor);
   const BlockMaskLayout& lists = problem.block_mask;
   const int widest = std::max(choice.shape.head_dim, choice.shape.v_head_dim);
   if (lists.present) {
@@ -100,7 +123,7 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
           : 128;
   choice.shape.block_keys =
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
-  return choice;
+  return with_consumers(problem, choice, choice.shape.consumers);
 }
 
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -112,8 +135,10 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   plan.config = choice.name();
   plan.q_tile = choice.shape.q_tile();
   plan.kv_tile = choice.shape.kv_tile;
-  plan.tasks =
-      std::min<int64_t>(tasks, device.multiprocessors * choice.shape.ctas_per_multiprocessor());
+  plan.tasks = one_cta_per_task(problem)
+                   ? tasks
+                   : std::min<int64_t>(
+                         tasks, device.multiprocessors * choice.shape.ctas_per_multiprocessor());
   plan.threads = choice.shape.threads();
   plan.shared_bytes = choice.shape.shared_bytes();
   return plan;
@@ -152,14 +177,17 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   schedule.heads = static_cast<int32_t>(problem.batch() * problem.q_heads());
   schedule.tasks = schedule.q_tiles * schedule.heads;
   schedule.longest_first = problem.causal != Causal::kNone;
+  int64_t group = 1;
   if (schedule.longest_first) {
     const int64_t kv_head_bytes =
         2 * problem.kv_len() * (problem.head_dim() + problem.v_head_dim());
     const int64_t kv_heads =
         std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes, 1));
-    schedule.heads_per_group = static_cast<int32_t>(
-        std::min<int64_t>(schedule.heads, kv_heads * params.q_heads_per_kv_head));
+    group = std::min<int64_t>(schedule.heads, kv_heads * params.q_heads_per_kv_head.value);
   }
+  schedule.heads_per_group = divisor_of(group);
+  schedule.heads_of_last = divisor_of(schedule.heads % group);
+  schedule.group_tasks = divisor_of(group * schedule.q_tiles);
   return params;
 }
 
@@ -174,8 +202,7 @@ void launch(const AttentionProblem& problem, const AttentionPlan& plan,
             const AttentionBuffers& buffers) {
   if (plan.tasks == 0) return;
   // The plan's tile size tells which of the configurations for this problem it chose.
-  ConfigChoice choice = choose_config(problem, 1);
-  choice.shape.consumers = plan.q_tile / 64;
+  const ConfigChoice choice = with_consumers(problem, choose_config(problem, 1), plan.q_tile / 64);
   Params params = make_params(problem, buffers, choice);
   encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
   cuda::LaunchShape shape;
@@ -202,7 +229,12 @@ std::vector<cuda::KernelRequest> documented_requests() {
       ConfigChoice choice{element, {columns, columns, columns == 64 ? 3 : 2, 128, 128}};
       requests.push_back(request(choice));
       choice.shape.consumers = 2;
-      if (columns == 64) requests.push_back(request(choice));  // block masks
+      if (columns == 64) {
+        requests.push_back(request(choice));  // block masks
+        choice.takes_turns = true;
+        requests.push_back(request(choice));
+        choice.takes_turns = false;
+      }
       choice.shape.block_keys = 64;
       for (const int consumers : {1, 2}) {
         choice.shape.consumers = consumers;

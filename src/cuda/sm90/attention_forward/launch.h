@@ -20,6 +20,7 @@ struct ConfigChoice {
   Shape shape;
   bool transform = false;
   tile::MaskType mask = tile::MaskType::kNone;
+  bool takes_turns = false;
   int polynomial_quarters = 0;
 
   std::string type_name() const;  // the C++ type

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/cuda/arch/types.h"
+#include "src/cuda/tile/divisor.h"
 #include "src/cuda/tile/params.h"
 
 namespace bsk::sm90::attention_forward_small {
@@ -18,8 +19,9 @@ struct Params {
   int64_t out_batch_stride, out_head_stride, out_row_stride;
   float* lse;  // [batch, q_heads, q_len], natural log; null = not wanted
 
-  int32_t q_heads, q_heads_per_kv_head, q_len, v_head_dim;
-  int32_t q_tiles;  // CTAs per head
+  tile::Divisor q_heads, q_heads_per_kv_head;
+  int32_t q_len, v_head_dim;
+  tile::Divisor q_tiles;  // CTAs per head
   float scale_log2;
   tile::Visibility visibility;
 };

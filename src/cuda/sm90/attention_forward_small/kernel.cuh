@@ -23,23 +23,18 @@ struct Coordinates {
 
 template <class Config>
 __device__ __forceinline__ Coordinates coordinates_of(const Params& params) {
-  const int head = arch::block_index() / params.q_tiles;
-  const int q_tile = arch::block_index() - head * params.q_tiles;
-  const int batch = head / params.q_heads;
-  const int q_head = head - batch * params.q_heads;
+  const int head = params.q_tiles.divide(arch::block_index());
+  const int q_tile = arch::block_index() - head * static_cast<int>(params.q_tiles.value);
+  const int batch = params.q_heads.divide(head);
+  const int q_head = head - batch * static_cast<int>(params.q_heads.value);
   const int first_row = q_tile * Config::kQTile;
   const int end_row = first_row + Config::kQTile;
   const int last_row = (end_row < params.q_len ? end_row : params.q_len) - 1;
   const tile::KeyRange range = tile::keys_of_any_row(params.visibility, first_row, last_row);
   const int first_tile = range.begin / Config::kKvTile;
   const int end_tile = (range.end + Config::kKvTile - 1) / Config::kKvTile;
-  return {batch,
-          q_head,
-          q_head / params.q_heads_per_kv_head,
-          first_row,
-          last_row,
-          first_tile,
-          end_tile > first_tile ? end_tile - first_tile : 0};
+  return {batch,    q_head,     params.q_heads_per_kv_head.divide(q_head),        first_row,
+          last_row, first_tile, end_tile > first_tile ? end_tile - first_tile : 0};
 }
 
 // One thread of a warpgroup starts the copies of every kWarpgroups-th tile (and warpgroup 0 of Q).
@@ -115,8 +110,10 @@ struct Warpgroup {
         tile::remove_pairs<Config::kKvTile, 1>(s, record, params.visibility,
                                                first_row() + tile::fragment_row(), 0, 0);
       }
-      tile::update_softmax<kScores / 4, 0>(s, params.scale_log2, rows, correction);
-      tile::rescale(o, correction);
+      if (tile::update_maximum<kScores / 4>(s, params.scale_log2, rows, correction)) {
+        tile::rescale(o, correction);
+      }
+      tile::exponentiate<kScores / 4, 0>(s, params.scale_log2, rows);
       tile::pack_weights<Config::kElement>(s, p);
       arch::barrier_wait(shared.v_ready[t], 0);
       tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.v[t]);
@@ -147,7 +144,9 @@ struct Warpgroup {
     for (int r = 0; r < tile::kRowsPerThread; ++r) {
       const int row = row_group * 64 + tile::fragment_row() + 8 * r;
       if (tile::lane_index() % 4 == 0) {
-        shared.maximum[key_group][row] = rows.maximum[r];
+        // A group whose keys are all hidden must not raise the row's maximum.
+        shared.maximum[key_group][row] =
+            rows.sum[r] == 0.0f ? tile::kMinusInfinity : rows.maximum[r];
         shared.sum[key_group][row] = rows.sum[r];
       }
     }
@@ -208,8 +207,8 @@ struct Warpgroup {
   __device__ __forceinline__ void store_lse(int r, float maximum, float sum) {
     const int row = first_row() + tile::fragment_row() + 8 * r;
     if (row >= params.q_len) return;
-    params.lse[(static_cast<int64_t>(at.batch) * params.q_heads + at.q_head) * params.q_len + row] =
-        tile::log_sum_exp(maximum, sum);
+    params.lse[(static_cast<int64_t>(at.batch) * params.q_heads.value + at.q_head) * params.q_len +
+               row] = tile::log_sum_exp(maximum, sum);
   }
 
   __device__ __forceinline__ uint16_t* out_tile() const {
@@ -255,6 +254,11 @@ template <class Config>
 __device__ __forceinline__ void attention_forward_small(const Params& params) {
   auto& shared = *static_cast<typename Config::SharedMemory*>(arch::shared_memory());
   const int warpgroup = tile::warpgroup_index();
+  if (arch::thread_index() == 0) {
+    arch::prefetch_tensor_map(params.q);
+    arch::prefetch_tensor_map(params.k);
+    arch::prefetch_tensor_map(params.v);
+  }
   const Coordinates at = coordinates_of<Config>(params);
   if (arch::thread_index() % arch::kWarpgroupThreads == 0) {
     start_copies<Config>(shared, params, at, warpgroup);

@@ -101,7 +101,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
                    const ConfigChoice& choice) {
   Params params{};
   fill_common(problem, buffers, params);
-  params.q_tiles = static_cast<int32_t>(q_tiles(problem, choice.shape));
+  params.q_tiles = divisor_of(q_tiles(problem, choice.shape));
   return params;
 }
 

@@ -28,7 +28,8 @@ struct Params {
   int64_t out_batch_stride, out_head_stride, out_row_stride;
   float* lse;  // [batch, q_heads, q_len], natural log; null = not wanted
 
-  int32_t q_heads, q_heads_per_kv_head, q_len, v_head_dim;
+  tile::Divisor q_heads, q_heads_per_kv_head;
+  int32_t q_len, v_head_dim;
   int32_t splits_log2;  // of the CTAs of a cluster, each with a share of the keys
   Packing packing;
   float scale_log2;  // scale * log2(e); not used where scores are transformed

@@ -146,9 +146,9 @@ struct Consumer {
       ranges[r] = tile::keys_of_row(params.visibility, at.first_query + query);
       if constexpr (Config::kMask != tile::MaskType::kNone) {
         const int head = at.first_head + existing - query * params.packing.heads;
-        const int last_head = params.q_heads_per_kv_head - 1;
-        const int q_head =
-            at.kv_head * params.q_heads_per_kv_head + (head < last_head ? head : last_head);
+        const int last_head = static_cast<int>(params.q_heads_per_kv_head.value) - 1;
+        const int q_head = at.kv_head * static_cast<int>(params.q_heads_per_kv_head.value) +
+                           (head < last_head ? head : last_head);
         mask_rows[r] = at.batch * params.mask.batch_stride + q_head * params.mask.head_stride +
                        (at.first_query + query) * params.mask.row_stride;
       }
@@ -175,8 +175,8 @@ struct Consumer {
                                                                          shared.stages[stage]);
   }
 
-  // Scores to weights.
-  __device__ __forceinline__ void softmax(float (&s)[kScores], int tile, tile::SoftmaxRows& rows,
+  // Scores to weights; true where O must be corrected.
+  __device__ __forceinline__ bool softmax(float (&s)[kScores], int tile, tile::SoftmaxRows& rows,
                                           float (&correction)[tile::kRowsPerThread]) {
     const int first_key = (at.first_tile + tile) * Config::kKvTile;
     if constexpr (Config::kTransform) tile::transform_scores(s, params.transform);
@@ -187,21 +187,23 @@ struct Consumer {
     if (first_key < every.begin || first_key + Config::kKvTile > every.end) {
       tile::remove_outside<Config::kKvTile>(s, first_key, ranges);
     }
-    tile::update_softmax<kScores / 4, 0>(s, Config::kTransform ? 1.0f : params.scale_log2, rows,
-                                         correction);
+    const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
+    const bool grown = tile::update_maximum<kScores / 4>(s, scale_log2, rows, correction);
+    tile::exponentiate<kScores / 4, 0>(s, scale_log2, rows);
+    return grown;
   }
 
   // Completes the tile before: its P V is in O, its V's stage is free, and this tile's weights take
   // its place as the operand of the next product.
   __device__ __forceinline__ void settle(float (&o)[kOutputs], float (&s)[kScores],
-                                         uint32_t (&p)[kScores / 2],
+                                         uint32_t (&p)[kScores / 2], bool grown,
                                          const float (&correction)[tile::kRowsPerThread],
                                          int v_stage) {
     arch::mma_wait<0>();
     arch::mma_fence_registers(o);
     arch::mma_fence_registers(s);
     if (v_stage != kNoStage) free_stage(v_stage);
-    tile::rescale(o, correction);
+    if (grown) tile::rescale(o, correction);
     tile::pack_weights<Config::kElement>(s, p);
   }
 
@@ -218,13 +220,13 @@ struct Consumer {
     arch::mma_wait<0>();
     for (int tile = 0;; ++tile) {
       arch::mma_fence_registers(s);
-      free_stage(k_stage);
-      softmax(s, tile, rows, correction);
-      // This wait stands between the softmax and the wait for P V on purpose: its loop ends the
-      // basic block, and without it ptxas lifts the second wait above the softmax.
+      const bool grown = softmax(s, tile, rows, correction);
+      // K is released late, to keep the exponentials in front of the waits below: ptxas moves
+      // arithmetic across barriers and branches, and only a data dependency holds it.
+      free_stage(arch::order_after(k_stage, rows.sum[0] + rows.sum[1]));
       const bool more = tile + 1 < at.tiles;
       if (more) k_stage = wait_stage();
-      settle(o, s, p, correction, v_stage);
+      settle(o, s, p, grown, correction, v_stage);
       if (!more) break;
       issue_qk(s, k_stage);
       v_stage = wait_stage();
@@ -248,7 +250,8 @@ struct Consumer {
       const int row = tile::fragment_row() + 8 * r;
       if (row >= used_rows()) continue;
       if (tile::lane_index() % 4 == 0) {
-        shared.statistics[row][0] = rows.maximum[r];
+        // Keys that are all hidden must not raise the row's maximum.
+        shared.statistics[row][0] = rows.sum[r] == 0.0f ? tile::kMinusInfinity : rows.maximum[r];
         shared.statistics[row][1] = rows.sum[r];
       }
       float* const place = partial() + row * Config::kPartialStride + tile::fragment_column();
@@ -308,13 +311,13 @@ struct Consumer {
                                         float sum) {
     const int query = row / params.packing.heads;
     const int head_of_group = at.first_head + row - query * params.packing.heads;
-    if (head_of_group >= params.q_heads_per_kv_head) return;
-    const int q_head = at.kv_head * params.q_heads_per_kv_head + head_of_group;
+    if (head_of_group >= static_cast<int>(params.q_heads_per_kv_head.value)) return;
+    const int q_head =
+        at.kv_head * static_cast<int>(params.q_heads_per_kv_head.value) + head_of_group;
     const int q_row = at.first_query + query;
     if (params.lse != nullptr && column == 0) {
-      params
-          .lse[(static_cast<int64_t>(at.batch) * params.q_heads + q_head) * params.q_len + q_row] =
-          tile::log_sum_exp(maximum, sum);
+      params.lse[(static_cast<int64_t>(at.batch) * params.q_heads.value + q_head) * params.q_len +
+                 q_row] = tile::log_sum_exp(maximum, sum);
     }
     const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
     uint32_t words[4];

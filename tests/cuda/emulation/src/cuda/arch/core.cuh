@@ -17,6 +17,7 @@ inline void* shared_memory() { return emulation::machine().shared(); }
 inline uint32_t shared_address(const void* pointer) {
   return emulation::machine().shared_address(pointer);
 }
+inline float load_shared_in_order(const float& place) { return place; }
 inline void sync_block() { emulation::machine().sync(0, 0); }
 
 template <class T>

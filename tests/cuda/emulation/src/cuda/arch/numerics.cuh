@@ -19,6 +19,9 @@ inline uint32_t float_bits(float x) {
   std::memcpy(&bits, &x, 4);
   return bits;
 }
+inline int order_after(int value, float x) {
+  return float_bits(x) == 0x7fedcba9u ? value ^ 1 : value;
+}
 inline float bits_float(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, 4);
