@@ -65,6 +65,11 @@ const char* element_type_name(arch::Element element) {
                                             : "bsk::arch::Element::kBFloat16";
 }
 
+bool scale_is_a_factor(const AttentionProblem& problem) {
+  constexpr double kLargest = 64.0;
+  return problem.scale > 0.0 && problem.scale <= kLargest;
+}
+
 tile::Visibility visibility_of(const AttentionProblem& problem) {
   tile::Visibility visibility;
   visibility.kv_len = static_cast<int32_t>(problem.kv_len());
@@ -101,6 +106,16 @@ tile::MaskTensor mask_tensor(const AttentionProblem& problem, const AttentionBuf
     return problem.mask.shape[i] == 1 ? 0 : problem.mask.stride[i];
   };
   return {buffers.mask, stride(0), stride(1), stride(2), stride(3)};
+}
+
+int chains_of(const AttentionProblem& problem, int multiprocessors) {
+  const bool plain = problem.mask_kind == MaskKind::kNone && !problem.block_mask.present &&
+                     problem.softcap == 0.0 && scale_is_a_factor(problem);
+  if (!plain || std::max(problem.head_dim(), problem.v_head_dim()) > 64) return 1;
+  if (problem.kv_len() <= 128 || problem.kv_len() > 512) return 1;
+  const int64_t tiles = (problem.q_len() + 63) / 64 * problem.q_heads();
+  if (tiles > multiprocessors) return 1;
+  return problem.kv_len() > 256 && 2 * tiles <= multiprocessors ? 4 : 2;
 }
 
 int broadcast_step(const TensorLayout& tensor, int dimension) {

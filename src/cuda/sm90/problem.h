@@ -21,6 +21,10 @@ arch::Element element_of(const AttentionProblem& problem);
 const char* element_name(arch::Element element);       // "fp16"
 const char* element_type_name(arch::Element element);  // "bsk::arch::Element::kFloat16"
 
+// Whether the scale can be a factor of the softmax's multiply-add. Beyond the largest, the rounding
+// of score * scale - maximum may be large itself, and scores are scaled one by one.
+bool scale_is_a_factor(const AttentionProblem& problem);
+
 tile::Visibility visibility_of(const AttentionProblem& problem);
 
 // The head_dim of the tiles that hold `head_dim` columns: wgmma and the tiles are instantiated for
@@ -33,6 +37,12 @@ tile::MaskTensor mask_tensor(const AttentionProblem& problem, const AttentionBuf
 // and the kernel multiplies its coordinate by `broadcast_step`.
 cuda::TensorMapSpec tensor_map_spec(const char* name, const TensorLayout& tensor, int box_rows);
 int broadcast_step(const TensorLayout& tensor, int dimension);
+
+// In how many interleaved chains of 128-key tiles a dense problem of head_dim up to 64 is computed:
+// 1, 2 or 4. Chains are what the latency kernel's warpgroups share out; where more CTAs are needed
+// than it has room for, the throughput kernel walks the same chains one after the other, so that
+// the bits of a row do not depend on the batch, which this function does not look at.
+int chains_of(const AttentionProblem& problem, int multiprocessors);
 
 inline tile::Divisor divisor_of(int64_t value) {
   return tile::Divisor(static_cast<uint32_t>(std::max<int64_t>(value, 1)));

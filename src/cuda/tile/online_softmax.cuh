@@ -26,6 +26,10 @@ struct SoftmaxRows {
     maximum[0] = maximum[1] = sum[0] = sum[1] = 0.0f;
     threshold[0] = threshold[1] = kMinusInfinity;
   }
+  // The maximum; -inf while nothing was visible (of finished sums).
+  __device__ __forceinline__ float seen_maximum(int r) const {
+    return sum[r] == 0.0f ? kMinusInfinity : maximum[r];
+  }
 };
 
 template <class Combine>
@@ -131,6 +135,27 @@ __device__ __forceinline__ void finish_sums(SoftmaxRows& rows) {
   for (int r = 0; r < kRowsPerThread; ++r) {
     rows.sum[r] = across_quad(rows.sum[r], [](float a, float b) { return a + b; });
   }
+}
+
+// What a part of a row computed over some keys, and one over others, are multiplied by.
+struct Factors {
+  float first, second;
+  __device__ __forceinline__ float apply(float a, float b) const {
+    return arch::fused_multiply_add(b, second, a * first);
+  }
+};
+
+// Adds the statistics of the second part to those of the first; a maximum is -inf where nothing was
+// visible.
+__device__ __forceinline__ Factors combine(float& maximum, float& sum, float second_maximum,
+                                           float second_sum) {
+  const float now = arch::maximum(maximum, second_maximum);
+  const float subtract = now == kMinusInfinity ? 0.0f : now;
+  const Factors factors = {arch::exp2_approx(maximum - subtract),
+                           arch::exp2_approx(second_maximum - subtract)};
+  maximum = now;
+  sum = factors.apply(sum, second_sum);
+  return factors;
 }
 
 // Natural log of the sum of exponentials of a row; -inf where nothing was visible.

@@ -56,9 +56,9 @@ template <int kBlocks>
 struct TileRecord {
   KeyBlock blocks[kBlocks];
   // Bit w: a rule of position or block bits removes pairs of consumer w's rows from the tile;
-  // kHasNext: another tile of the same task follows.
+  // kHasNext: another tile of the same task follows; kChainEnds: and it is of another chain.
   uint32_t flags;
-  static constexpr uint32_t kHasNext = 1u << 31;
+  static constexpr uint32_t kHasNext = 1u << 31, kChainEnds = 1u << 30;
 };
 
 // tile/scheduler.cuh has the order of tasks.

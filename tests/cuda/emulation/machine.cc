@@ -207,23 +207,27 @@ void Machine::sync(int id, int threads) {
   wait_until([&named, generation] { return named.generation != generation; }, "named barrier", id);
 }
 
-void Machine::sync_cluster() {
+int64_t Machine::arrive_cluster() {
   const int64_t generation = cluster_barrier_.generation;
   if (++cluster_barrier_.arrived == cluster_ * threads_) {
     cluster_barrier_.arrived = 0;
     ++cluster_barrier_.generation;
   }
+  return generation;
+}
+
+void Machine::wait_cluster(int64_t generation) {
   wait_until([this, generation] { return cluster_barrier_.generation != generation; },
              "its cluster", 0);
 }
 
-const std::byte* Machine::at_rank(const void* place, int rank) {
+std::byte* Machine::at_rank(const void* place, int rank) {
   if (rank < 0 || rank >= cluster_) {
     fault("CTA " + std::to_string(rank) + " of a cluster of " + std::to_string(cluster_));
   }
   const uint32_t offset = shared_address(place);
   if (offset >= static_cast<uint32_t>(shared_bytes_)) fault("a place outside shared memory");
-  const Cta& other = *ctas_[rank];
+  Cta& other = *ctas_[rank];
   const Fiber* const first = &fibers_[rank * threads_];
   if (std::all_of(first, first + threads_, [](const Fiber& f) { return f.finished; })) {
     fault("shared memory is read of a CTA that has ended");

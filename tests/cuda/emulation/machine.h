@@ -140,9 +140,11 @@ class Machine {
   bool any(bool predicate) { return ballot(predicate) != 0; }
   void sync(int id, int threads);
   void arrive(int id, int threads);
-  void sync_cluster();
+  int64_t arrive_cluster();  // the generation that wait_cluster waits for the end of
+  void wait_cluster(int64_t generation);
+  void sync_cluster() { wait_cluster(arrive_cluster()); }
   // The place of CTA `rank` that corresponds to `place` of this one.
-  const std::byte* at_rank(const void* place, int rank);
+  std::byte* at_rank(const void* place, int rank);
   void barrier_init(uint64_t* barrier, int arrivals);
   void barrier_arrive(uint64_t* barrier, int64_t expected_bytes);
   void barrier_wait(uint64_t* barrier, uint32_t parity);

@@ -12,19 +12,25 @@
 
 BSK_EMULATE_SMALL(
     d64_k128,
-    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 2, 64, 2>);
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 1, 128, 1>);
+BSK_EMULATE_SMALL(
+    d64_k256,
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 1, 128, 2>);
 BSK_EMULATE_SMALL(
     d64_k512,
-    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 4, 128, 4>);
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 1, 128, 4>);
+BSK_EMULATE_SMALL(d64_k512_bf16,
+                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 64, 64,
+                                                             2, 1, 128, 4>);
 BSK_EMULATE_SMALL(
-    d64_q128,
-    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 2, 128, 4>);
+    d64_cluster,
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 2, 128, 2>);
+BSK_EMULATE_SMALL(d64_cluster_bf16,
+                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 64, 64,
+                                                             2, 2, 128, 2>);
 BSK_EMULATE_SMALL(d128_k128,
                   bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 128, 128,
-                                                             1, 2, 64, 2>);
-BSK_EMULATE_SMALL(d128_k256,
+                                                             1, 1, 128, 1>);
+BSK_EMULATE_SMALL(d128_k128_bf16,
                   bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 128,
-                                                             128, 1, 4, 64, 4>);
-BSK_EMULATE_SMALL(d128_q128,
-                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 128, 128,
-                                                             2, 2, 64, 4>);
+                                                             128, 1, 1, 128, 1>);

@@ -26,7 +26,7 @@ void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) 
   ASSERT_TRUE(reasons_against.empty()) << reasons_against[0];
   const AttentionPlan made = make_plan(problem, device);
   const ConfigChoice choice = choose_config(problem, c.multiprocessors);
-  Params params = make_params(problem, tensors.buffers, choice);
+  Params params = make_params(problem, tensors.buffers, choice, made.splits);
   const auto specs = tensor_map_specs(problem, choice);
   params.q = test::encode_for_emulator(specs[0], tensors.buffers.q);
   params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);

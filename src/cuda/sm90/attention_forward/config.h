@@ -22,6 +22,7 @@ struct Params {
   tile::Divisor q_heads, q_heads_per_kv_head;
   int32_t q_len, v_head_dim;
   float scale_log2;  // scale * log2(e); not used where scores are transformed
+  int32_t chains;    // of a chained configuration
   tile::Visibility visibility;
   tile::BlockLists lists;
   tile::ScoreTransform transform;
@@ -82,11 +83,13 @@ constexpr RegisterBudget registers_for(const Shape& shape) {
 }
 
 // kTakesTurns: one warpgroup at a time exponentiates, which pays where two share a multiprocessor.
+// kChained: tiles of keys are visited in Params::chains interleaved chains, one after the other, as
+// sm90_attention_forward_small's warpgroups have them (problem.h, chains_of).
 // kTransform: scores are scaled (and soft-capped) one by one, which attn_mask and scales <= 0 need.
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,
-          int kPolynomialQuartersValue = 0>
+          bool kChainedValue = false, int kPolynomialQuartersValue = 0>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -99,6 +102,7 @@ struct Config {
   static constexpr bool kTransform = kTransformValue;
   static constexpr tile::MaskType kMask = kMaskValue;
   static constexpr bool kTakesTurns = kTakesTurnsValue;
+  static constexpr bool kChained = kChainedValue;
   static constexpr int kPolynomialQuarters = kPolynomialQuartersValue;
 
   // Roles: warpgroup 0 copies (one thread of it), warpgroups 1.. multiply.
@@ -125,7 +129,8 @@ struct Config {
                 kMinBlocks * (kRegisters.producer + kConsumers * kRegisters.consumer) * 128 <=
                     64 * 1024);
   // Scores, packed weights and O of a thread, and 40 registers for the rest.
-  static_assert(kKvTile / 2 + kKvTile / 4 + kVHeadDim / 2 + 32 <= kRegisters.consumer);
+  static_assert(kKvTile / 2 + kKvTile / 4 + (kChained ? 2 : 1) * kVHeadDim / 2 + 32 <=
+                kRegisters.consumer);
 
   // The ring carries K and V tiles alternately, in the order of their use: K0 K1 V0 K2 V1 ...
   struct SharedMemory {

@@ -64,6 +64,15 @@ struct Producer {
     return found;
   }
 
+  // Gathers the tile after `last`, and says so there.
+  __device__ __forceinline__ void follow(tile::KeyBlockWalk<Config::kBlockKeys>& walk,
+                                         const Coordinates& at, Record& last, Record& next) {
+    const int chain = walk.chain();
+    if (!gather(walk, at, next)) return;
+    last.flags |= Record::kHasNext;
+    if (walk.chain() != chain) last.flags |= Record::kChainEnds;
+  }
+
   __device__ __forceinline__ arch::Barrier& acquire_stage() {
     arch::barrier_wait(shared.stage_free[ring.stage], ring.parity ^ 1);
     return shared.stage_ready[ring.stage];
@@ -121,10 +130,10 @@ struct Producer {
       tile::KeyBlockWalk<Config::kBlockKeys> walk(
           params.lists, params.visibility,
           tile::keys_of_any_row(params.visibility, at.first_row, at.last_row), at.batch, at.q_head,
-          at.first_row);
+          at.first_row, Config::kChained ? params.chains : 1);
       Record current, following;
       const bool any = gather(walk, at, current);
-      if (any && gather(walk, at, following)) current.flags |= Record::kHasNext;
+      if (any) follow(walk, at, current, following);
       // K before Q: it may already arrive while the task before still reads its Q.
       if (any) load_k(at, current);
       arch::barrier_wait(shared.q_free, q_parity);
@@ -137,7 +146,7 @@ struct Producer {
       load_q(at);
       while (current.flags & Record::kHasNext) {
         Record after;
-        if (gather(walk, at, after)) following.flags |= Record::kHasNext;
+        follow(walk, at, following, after);
         load_k(at, following);
         load_v(at, current);
         current = following;
@@ -219,9 +228,8 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ void store(const float (&o)[kOutputs], tile::SoftmaxRows& rows,
+  __device__ __forceinline__ void store(const float (&o)[kOutputs], const tile::SoftmaxRows& rows,
                                         const Coordinates& at) {
-    tile::finish_sums(rows);
     float factor[tile::kRowsPerThread];
     const int first_row = at.first_row + warpgroup * 64;
 #pragma unroll
@@ -240,12 +248,45 @@ struct Consumer {
                                        params.q_len - first_row, params.v_head_dim);
   }
 
+  // What the chains before the current one have computed.
+  struct EarlierChains {
+    float o[kOutputs], maximum[tile::kRowsPerThread], sum[tile::kRowsPerThread];
+
+    __device__ __forceinline__ void reset() {
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
+      maximum[0] = maximum[1] = tile::kMinusInfinity;
+      sum[0] = sum[1] = 0.0f;
+    }
+    // Takes over a chain that has ended and leaves its O empty.
+    __device__ __forceinline__ void add(float (&chain_o)[kOutputs], tile::SoftmaxRows chain) {
+      tile::finish_sums(chain);
+#pragma unroll
+      for (int r = 0; r < tile::kRowsPerThread; ++r) {
+        const tile::Factors factors =
+            tile::combine(maximum[r], sum[r], chain.seen_maximum(r), chain.sum[r]);
+#pragma unroll
+        for (int i = 2 * r; i < kOutputs; i += 4) {
+#pragma unroll
+          for (int c = i; c < i + 2; ++c) {
+            o[c] = factors.apply(o[c], chain_o[c]);
+            chain_o[c] = 0.0f;
+          }
+        }
+      }
+    }
+  };
+
   // One tile of queries against all its keys: QK of the next tile is issued before PV of this one.
+  // Leaves O and the rows with finished sums.
   __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
                                           const Coordinates& at) {
     const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
     float s[kScores];
     uint32_t p[kScores / 2];
+    EarlierChains earlier;
+    if constexpr (Config::kChained) earlier.reset();
+    bool chain_ended = false;  // with the tile before
 
     int k_stage = wait_stage(), v_stage = kNoStage;
     uint32_t flags = shared.records[k_stage].flags;
@@ -254,6 +295,13 @@ struct Consumer {
     for (;;) {
       arch::mma_fence_registers(s);
       mask(s, flags, k_stage, at);
+      tile::SoftmaxRows ended;
+      if constexpr (Config::kChained) {
+        if (chain_ended) {
+          ended = rows;
+          rows.reset();
+        }
+      }
       float correction[tile::kRowsPerThread];
       const bool grown = tile::update_maximum<kScores / 4>(s, scale_log2, rows, correction);
       const float scale_in_turn = wait_turn();
@@ -266,7 +314,7 @@ struct Consumer {
       // arithmetic across barriers and branches, and only a data dependency holds it.
       arrive_once_per_warp(
           shared.stage_free[arch::order_after(k_stage, rows.sum[0] + rows.sum[1])]);
-      const bool more = flags & Record::kHasNext;
+      const bool more = flags & Record::kHasNext, chain_ends = flags & Record::kChainEnds;
       if (more) {
         k_stage = wait_stage();
         flags = shared.records[k_stage].flags;
@@ -277,6 +325,10 @@ struct Consumer {
       arch::mma_fence_registers(o);
       arch::mma_fence_registers(s);
       if (v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[v_stage]);
+      if constexpr (Config::kChained) {
+        if (chain_ended) earlier.add(o, ended);
+        chain_ended = chain_ends;
+      }
       if (grown) tile::rescale(o, correction);
       tile::pack_weights<Config::kElement>(s, p);
       if (!more) break;
@@ -292,6 +344,18 @@ struct Consumer {
     arch::mma_wait<0>();
     arch::mma_fence_registers(o);
     arrive_once_per_warp(shared.stage_free[v_stage]);
+    if constexpr (Config::kChained) {
+      earlier.add(o, rows);
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) o[i] = earlier.o[i];
+#pragma unroll
+      for (int r = 0; r < tile::kRowsPerThread; ++r) {
+        rows.maximum[r] = earlier.maximum[r];
+        rows.sum[r] = earlier.sum[r];
+      }
+    } else {
+      tile::finish_sums(rows);
+    }
   }
 
   __device__ __forceinline__ void run() {

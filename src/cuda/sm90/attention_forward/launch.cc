@@ -14,9 +14,6 @@ namespace {
 // also hold Q, O and what other kernels left).
 constexpr int64_t kL2ShareBytes = int64_t{24} << 20;
 
-// A scale up to which it is a factor of the softmax's multiply-add.
-constexpr double kLargestFactor = 64.0;
-
 // Query rows of the multiprocessor that has most, with tiles of `consumers` warpgroups.
 int64_t busiest_rows(const AttentionProblem& problem, int consumers, int multiprocessors) {
   const int64_t rows = 64 * consumers;
@@ -24,8 +21,11 @@ int64_t busiest_rows(const AttentionProblem& problem, int consumers, int multipr
   return (tasks + multiprocessors - 1) / multiprocessors * rows;
 }
 
-ConfigChoice with_consumers(const AttentionProblem& problem, ConfigChoice choice, int consumers) {
+// The configuration with so many consumers, for keys in so many chains.
+ConfigChoice completed(const AttentionProblem& problem, ConfigChoice choice, int consumers,
+                       int chains) {
   choice.shape.consumers = consumers;
+  choice.chained = chains > 1;
   // Measured (docs/lab_notes): 8 to 12% faster with two consumers on dense problems, slower with
   // three and with a block mask's lists.
   choice.takes_turns = !problem.block_mask.present && consumers == 2 && !choice.transform &&
@@ -59,6 +59,7 @@ std::string ConfigChoice::type_name() const {
   text += transform ? ", true" : ", false";
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
   text += takes_turns ? ", true" : ", false";
+  text += chained ? ", true" : ", false";
   return text + ", " + std::to_string(polynomial_quarters) + ">";
 }
 
@@ -71,6 +72,7 @@ std::string ConfigChoice::name() const {
   if (shape.block_keys != shape.kv_tile)
     text.append("_block").append(std::to_string(shape.block_keys));
   if (takes_turns) text += "_turns";
+  if (chained) text += "_chained";
   if (transform && mask == tile::MaskType::kNone) text += "_scores";
   return text + masks[static_cast<int>(mask)];
 }
@@ -98,9 +100,8 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
   choice.shape.head_dim = tile_columns(problem.head_dim());
   choice.shape.v_head_dim = tile_columns(problem.v_head_dim());
   choice.mask = mask_type(problem);
-  // Beyond kLargestFactor the rounding of score * scale - maximum may be large itself.
-  choice.transform = choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 ||
-                     !(problem.scale > 0.0 && problem.scale <= kLargestFactor);
+  choice.transform =
+      choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 || !scale_is_a_factor(problem);
   const BlockMaskLayout& lists = problem.block_mask;
   const int widest = std::max(choice.shape.head_dim, choice.shape.v_head_dim);
   if (lists.present) {
@@ -123,7 +124,8 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
           : 128;
   choice.shape.block_keys =
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
-  return with_consumers(problem, choice, choice.shape.consumers);
+  const int chains = chains_of(problem, multiprocessors);
+  return completed(problem, choice, chains > 1 ? 2 : choice.shape.consumers, chains);
 }
 
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -135,6 +137,7 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   plan.config = choice.name();
   plan.q_tile = choice.shape.q_tile();
   plan.kv_tile = choice.shape.kv_tile;
+  plan.splits = chains_of(problem, device.multiprocessors);
   plan.tasks = one_cta_per_task(problem)
                    ? tasks
                    : std::min<int64_t>(
@@ -145,9 +148,10 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
 }
 
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                   const ConfigChoice& choice) {
+                   const ConfigChoice& choice, int chains) {
   Params params{};
   fill_common(problem, buffers, params);
+  params.chains = chains;
   if (problem.block_mask.present) {
     const BlockMaskLayout& layout = problem.block_mask;
     tile::BlockLists& lists = params.lists;
@@ -202,8 +206,9 @@ void launch(const AttentionProblem& problem, const AttentionPlan& plan,
             const AttentionBuffers& buffers) {
   if (plan.tasks == 0) return;
   // The plan's tile size tells which of the configurations for this problem it chose.
-  const ConfigChoice choice = with_consumers(problem, choose_config(problem, 1), plan.q_tile / 64);
-  Params params = make_params(problem, buffers, choice);
+  const ConfigChoice choice =
+      completed(problem, choose_config(problem, 1), plan.q_tile / 64, plan.splits);
+  Params params = make_params(problem, buffers, choice, plan.splits);
   encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
@@ -215,12 +220,11 @@ void launch(const AttentionProblem& problem, const AttentionPlan& plan,
 }
 
 const Kernel kKernel = {"sm90_attention_forward",
-                        "Hopper, any length: copies and products in different warps (compiled and "
-                        "emulated, never yet run on a GPU)",
+                        "Hopper, any length: copies and products in different warps",
                         reasons,
                         make_plan,
                         launch,
-                        /*only_when_forced=*/true};
+                        /*only_when_forced=*/false};
 
 std::vector<cuda::KernelRequest> documented_requests() {
   std::vector<cuda::KernelRequest> requests;
@@ -233,7 +237,9 @@ std::vector<cuda::KernelRequest> documented_requests() {
         requests.push_back(request(choice));  // block masks
         choice.takes_turns = true;
         requests.push_back(request(choice));
-        choice.takes_turns = false;
+        choice.chained = true;
+        requests.push_back(request(choice));
+        choice.takes_turns = choice.chained = false;
       }
       choice.shape.block_keys = 64;
       for (const int consumers : {1, 2}) {

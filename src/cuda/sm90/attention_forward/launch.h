@@ -21,6 +21,7 @@ struct ConfigChoice {
   bool transform = false;
   tile::MaskType mask = tile::MaskType::kNone;
   bool takes_turns = false;
+  bool chained = false;
   int polynomial_quarters = 0;
 
   std::string type_name() const;  // the C++ type
@@ -34,7 +35,7 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
 
 // Everything in Params but the tensor maps.
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                   const ConfigChoice& choice);
+                   const ConfigChoice& choice, int chains);
 // Of q, k and v; k and v are meaningless when kv_len = 0.
 std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
                                                     const ConfigChoice& choice);

@@ -21,83 +21,75 @@ struct Params {
 
   tile::Divisor q_heads, q_heads_per_kv_head;
   int32_t q_len, v_head_dim;
-  tile::Divisor q_tiles;  // CTAs per head
+  tile::Divisor q_tiles;  // of 64 rows, per head
   float scale_log2;
   tile::Visibility visibility;
 };
 
 constexpr int kMaxSharedBytes = 227 * 1024;  // per CTA
+constexpr int kRows = 64;                    // queries of a CTA, and of a cluster
 
-// row_groups x key_groups warpgroups: each has 64 of the CTA's query rows and every key_groups-th
-// tile of keys. All keys of a CTA are resident: `tiles` tiles of kv_tile keys.
+// A cluster of `ctas` CTAs has 64 query rows. Its ctas * key_groups warpgroups take every so
+// many-th tile of kv_tile keys; all keys of a CTA, `tiles` tiles, are in shared memory at once.
 struct Shape {
-  int head_dim = 0, v_head_dim = 0, row_groups = 0, key_groups = 0, kv_tile = 0, tiles = 0;
+  int head_dim = 0, v_head_dim = 0, key_groups = 0, ctas = 0, kv_tile = 0, tiles = 0;
 
   constexpr bool operator==(const Shape&) const = default;
-  constexpr int q_tile() const { return 64 * row_groups; }
-  constexpr int warpgroups() const { return row_groups * key_groups; }
-  constexpr int threads() const { return warpgroups() * arch::kWarpgroupThreads; }
-  constexpr int q_bytes() const { return q_tile() * head_dim * 2; }
+  constexpr int chains() const { return key_groups * ctas; }
+  constexpr int keys() const { return kv_tile * tiles * ctas; }
+  constexpr int threads() const { return key_groups * arch::kWarpgroupThreads; }
+  constexpr int q_bytes() const { return kRows * head_dim * 2; }
   constexpr int k_bytes() const { return kv_tile * head_dim * 2; }
   constexpr int v_bytes() const { return kv_tile * v_head_dim * 2; }
-  // Every warpgroup sends all parts of its fp32 O but its own.
+  // Each warpgroup of the CTA receives its part of O from all other chains, in fp32.
   constexpr int merge_bytes() const {
-    return warpgroups() * (key_groups - 1) * (64 * v_head_dim / key_groups) * 4;
+    return key_groups * (chains() - 1) * (kRows * v_head_dim / chains()) * 4;
   }
   static constexpr int kBookkeepingBytes = 4096;  // row statistics and barriers
-  constexpr int resident_bytes() const { return q_bytes() + tiles * (k_bytes() + v_bytes()); }
-  // Where the merge has no room of its own it overwrites K and V, after one more synchronisation.
-  constexpr bool merge_over_keys() const {
-    return resident_bytes() + merge_bytes() + kBookkeepingBytes > kMaxSharedBytes;
-  }
   constexpr int shared_bytes() const {
-    return resident_bytes() + (merge_over_keys() ? 0 : merge_bytes()) + kBookkeepingBytes;
+    return q_bytes() + tiles * (k_bytes() + v_bytes()) + merge_bytes() + kBookkeepingBytes;
   }
 };
 
-template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kRowGroupsValue,
-          int kKeyGroupsValue, int kKvTileValue, int kTilesValue>
+template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kKeyGroupsValue,
+          int kCtasValue, int kKvTileValue, int kTilesValue>
 struct Config {
   using Params = attention_forward_small::Params;
 
   static constexpr arch::Element kElement = kElementValue;
   static constexpr int kHeadDim = kHeadDimValue;
   static constexpr int kVHeadDim = kVHeadDimValue;
-  static constexpr int kRowGroups = kRowGroupsValue;
   static constexpr int kKeyGroups = kKeyGroupsValue;
+  static constexpr int kCtas = kCtasValue;
   static constexpr int kKvTile = kKvTileValue;
   static constexpr int kTiles = kTilesValue;
 
-  static constexpr Shape kShape{kHeadDim, kVHeadDim, kRowGroups, kKeyGroups, kKvTile, kTiles};
-  static constexpr int kWarpgroups = kShape.warpgroups();
+  static constexpr Shape kShape{kHeadDim, kVHeadDim, kKeyGroups, kCtas, kKvTile, kTiles};
+  static constexpr int kChains = kShape.chains();
   static constexpr int kThreads = kShape.threads();
   static constexpr int kMinBlocks = 1;
-  static constexpr int kQTile = kShape.q_tile();
   static constexpr int kQBytes = kShape.q_bytes();
   static constexpr int kKBytes = kShape.k_bytes();
   static constexpr int kVBytes = kShape.v_bytes();
 
-  // O's fragment of a thread has two rows; with two key groups a part is one of them, with four it
-  // is half the columns of one of them.
-  static constexpr int kParts = kKeyGroups;
-  static constexpr int kPartValues = kVHeadDim / 2 / kParts;
-  static constexpr int kPartColumns = kVHeadDim / (kParts == 4 ? 2 : 1);
+  // O's fragment of a thread has two rows; with two chains a part is one of them, with four it is
+  // half the columns of one of them.
+  static constexpr int kPartValues = kVHeadDim / 2 / kChains;
+  static constexpr int kPartColumns = kVHeadDim / (kChains == 4 ? 2 : 1);
 
-  static constexpr bool kMergeOverKeys = kShape.merge_over_keys();
-  static_assert(!kMergeOverKeys || kShape.merge_bytes() <= kTiles * (kKBytes + kVBytes));
   static_assert(kHeadDim % 64 == 0 && kVHeadDim % 64 == 0, "whole swizzled chunks");
-  static_assert(kKeyGroups == 1 || kKeyGroups == 2 || kKeyGroups == 4);
+  static_assert(kChains == 1 || kChains == 2 || kChains == 4);
   static_assert(kPartColumns % 32 == 0, "16-byte stores exchange four groups of eight columns");
-  static_assert(kTiles >= kKeyGroups);
+  static_assert(kTiles % kKeyGroups == 0);
 
   struct SharedMemory {
-    alignas(1024) uint16_t q[kQBytes / 2];          // [kHeadDim / 64][kQTile][64], swizzled
+    alignas(1024) uint16_t q[kQBytes / 2];          // [kHeadDim / 64][kRows][64], swizzled
     alignas(1024) uint16_t k[kTiles][kKBytes / 2];  // [kHeadDim / 64][kKvTile][64]
     alignas(1024) uint16_t v[kTiles][kVBytes / 2];  // [kVHeadDim / 64][kKvTile][64]
-    // What a key group adds to a part of another: [row group][part][sender][values / 4][thread][4].
-    alignas(16) float merge[kMergeOverKeys ? 4 : kShape.merge_bytes() / 4 + 4];
-    float maximum[kKeyGroups][kQTile];
-    float sum[kKeyGroups][kQTile];
+    // What the other chains add to a part: [key group][sender][values / 4][thread][4].
+    alignas(16) float merge[kShape.merge_bytes() / 4 + 4];
+    float maximum[kChains][kRows];
+    float sum[kChains][kRows];
     arch::Barrier q_ready;
     arch::Barrier k_ready[kTiles], v_ready[kTiles];
   };

@@ -1,8 +1,9 @@
 // Attention forward for problems of one wave on Hopper: the shortest chain from launch to result.
-// DESIGN.md beside this has the picture. Compiled and emulated; never yet run on a GPU.
+// DESIGN.md beside this has the picture.
 #pragma once
 
 #include "src/cuda/arch/barrier.cuh"
+#include "src/cuda/arch/cluster.cuh"
 #include "src/cuda/arch/core.cuh"
 #include "src/cuda/arch/numerics.cuh"
 #include "src/cuda/arch/tma.cuh"
@@ -17,63 +18,84 @@
 namespace bsk::sm90::attention_forward_small {
 
 struct Coordinates {
-  int batch, q_head, kv_head, first_row, last_row;  // rows of the CTA that exist
-  int first_tile, tiles;                            // of keys that some row sees
+  int rank;                                         // of the CTA in its cluster
+  int batch, q_head, kv_head, first_row, last_row;  // rows that exist
+  int first_tile, end_tile;                         // of keys that some row sees
 };
 
 template <class Config>
 __device__ __forceinline__ Coordinates coordinates_of(const Params& params) {
-  const int head = params.q_tiles.divide(arch::block_index());
-  const int q_tile = arch::block_index() - head * static_cast<int>(params.q_tiles.value);
+  const int rank = Config::kCtas > 1 ? arch::cluster_rank() : 0;
+  const int cluster = arch::block_index() / Config::kCtas;
+  const int head = params.q_tiles.divide(cluster);
+  const int q_tile = cluster - head * static_cast<int>(params.q_tiles.value);
   const int batch = params.q_heads.divide(head);
   const int q_head = head - batch * static_cast<int>(params.q_heads.value);
-  const int first_row = q_tile * Config::kQTile;
-  const int end_row = first_row + Config::kQTile;
+  const int first_row = q_tile * kRows;
+  const int end_row = first_row + kRows;
   const int last_row = (end_row < params.q_len ? end_row : params.q_len) - 1;
   const tile::KeyRange range = tile::keys_of_any_row(params.visibility, first_row, last_row);
-  const int first_tile = range.begin / Config::kKvTile;
-  const int end_tile = (range.end + Config::kKvTile - 1) / Config::kKvTile;
-  return {batch,    q_head,     params.q_heads_per_kv_head.divide(q_head),        first_row,
-          last_row, first_tile, end_tile > first_tile ? end_tile - first_tile : 0};
+  return {rank,
+          batch,
+          q_head,
+          params.q_heads_per_kv_head.divide(q_head),
+          first_row,
+          last_row,
+          range.begin / Config::kKvTile,
+          (range.end + Config::kKvTile - 1) / Config::kKvTile};
 }
 
-// One thread of a warpgroup starts the copies of every kWarpgroups-th tile (and warpgroup 0 of Q).
-// It also initialises their barriers, so that no copy waits for the block's first synchronisation.
+// Tile t of the keys belongs to chain t % kChains, whatever the rows see: the chains of a row, and
+// so its bits, are those of every kernel that works in as many chains. Chain = rank * kKeyGroups +
+// warpgroup. The first of a chain's tiles that some row sees:
+template <class Config>
+__device__ __forceinline__ int first_tile_of(const Coordinates& at, int chain) {
+  constexpr int kMask = Config::kChains - 1;
+  return at.first_tile + ((chain - at.first_tile) & kMask);
+}
+// Its place in shared memory.
+template <class Config>
+__device__ __forceinline__ int place_of(int tile, int first_tile, int warpgroup) {
+  return (tile - first_tile) / Config::kChains * Config::kKeyGroups + warpgroup;
+}
+
+// One thread of a warpgroup starts the copies of its tiles (and warpgroup 0 of Q). It also
+// initialises their barriers, so that no copy waits for the block's first synchronisation.
 template <class Config>
 __device__ __forceinline__ void start_copies(typename Config::SharedMemory& shared,
                                              const Params& params, const Coordinates& at,
                                              int warpgroup) {
+  const int first = first_tile_of<Config>(at, at.rank * Config::kKeyGroups + warpgroup);
   if (warpgroup == 0) arch::barrier_init(shared.q_ready, 1);
-  for (int t = warpgroup; t < at.tiles; t += Config::kWarpgroups) {
-    arch::barrier_init(shared.k_ready[t], 1);
-    arch::barrier_init(shared.v_ready[t], 1);
+  for (int t = first; t < at.end_tile; t += Config::kChains) {
+    const int place = place_of<Config>(t, first, warpgroup);
+    arch::barrier_init(shared.k_ready[place], 1);
+    arch::barrier_init(shared.v_ready[place], 1);
   }
   arch::fence_barrier_init();
   arch::wait_for_previous_grid();
   if (warpgroup == 0) {
     arch::barrier_arrive_and_expect(shared.q_ready, Config::kQBytes);
     for (int column = 0; column < Config::kHeadDim; column += 64) {
-#pragma unroll
-      for (int row = 0; row < Config::kQTile; row += 64) {
-        arch::load_tile(params.q, shared.q_ready, shared.q + column * Config::kQTile + row * 64,
-                        column, at.first_row + row, at.q_head * params.q_head_step,
-                        at.batch * params.q_batch_step, arch::CacheHint::kEvictFirst);
-      }
+      arch::load_tile(params.q, shared.q_ready, shared.q + column * kRows, column, at.first_row,
+                      at.q_head * params.q_head_step, at.batch * params.q_batch_step,
+                      arch::CacheHint::kEvictFirst);
     }
   }
-  for (int t = warpgroup; t < at.tiles; t += Config::kWarpgroups) {
-    const int first_key = (at.first_tile + t) * Config::kKvTile;
-    arch::barrier_arrive_and_expect(shared.k_ready[t], Config::kKBytes);
+  for (int t = first; t < at.end_tile; t += Config::kChains) {
+    const int place = place_of<Config>(t, first, warpgroup);
+    const int first_key = t * Config::kKvTile;
+    arch::barrier_arrive_and_expect(shared.k_ready[place], Config::kKBytes);
     for (int column = 0; column < Config::kHeadDim; column += 64) {
-      arch::load_tile(params.k, shared.k_ready[t], shared.k[t] + column * Config::kKvTile, column,
-                      first_key, at.kv_head * params.k_head_step, at.batch * params.k_batch_step,
-                      arch::CacheHint::kEvictLast);
+      arch::load_tile(params.k, shared.k_ready[place], shared.k[place] + column * Config::kKvTile,
+                      column, first_key, at.kv_head * params.k_head_step,
+                      at.batch * params.k_batch_step, arch::CacheHint::kEvictLast);
     }
-    arch::barrier_arrive_and_expect(shared.v_ready[t], Config::kVBytes);
+    arch::barrier_arrive_and_expect(shared.v_ready[place], Config::kVBytes);
     for (int column = 0; column < Config::kVHeadDim; column += 64) {
-      arch::load_tile(params.v, shared.v_ready[t], shared.v[t] + column * Config::kKvTile, column,
-                      first_key, at.kv_head * params.v_head_step, at.batch * params.v_batch_step,
-                      arch::CacheHint::kEvictLast);
+      arch::load_tile(params.v, shared.v_ready[place], shared.v[place] + column * Config::kKvTile,
+                      column, first_key, at.kv_head * params.v_head_step,
+                      at.batch * params.v_batch_step, arch::CacheHint::kEvictLast);
     }
   }
 }
@@ -87,36 +109,36 @@ struct Warpgroup {
   SharedMemory& shared;
   const Params& params;
   const Coordinates at;
-  const int row_group, key_group;
+  const int warpgroup, chain;
 
-  __device__ __forceinline__ int first_row() const { return at.first_row + row_group * 64; }
-
-  // This warpgroup's rows against its tiles of keys.
+  // All rows against this chain's tiles of keys.
   __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows) {
     arch::barrier_wait(shared.q_ready, 0);
     const tile::KeyRange every =
-        tile::keys_of_every_row(params.visibility, first_row(), first_row() + 63);
-    for (int t = key_group; t < at.tiles; t += Config::kKeyGroups) {
+        tile::keys_of_every_row(params.visibility, at.first_row, at.first_row + kRows - 1);
+    const int first = first_tile_of<Config>(at, chain);
+    for (int t = first; t < at.end_tile; t += Config::kChains) {
+      const int place = place_of<Config>(t, first, warpgroup);
       float s[kScores];
       uint32_t p[kScores / 2];
       float correction[tile::kRowsPerThread];
-      arch::barrier_wait(shared.k_ready[t], 0);
-      tile::issue_qk<Config::kElement, Config::kHeadDim, Config::kQTile, Config::kKvTile>(
-          s, shared.q + row_group * 64 * arch::kSwizzleElements, shared.k[t]);
+      arch::barrier_wait(shared.k_ready[place], 0);
+      tile::issue_qk<Config::kElement, Config::kHeadDim, kRows, Config::kKvTile>(s, shared.q,
+                                                                                 shared.k[place]);
       arch::mma_wait<0>();
       arch::mma_fence_registers(s);
-      const tile::TileRecord<1> record = {{{(at.first_tile + t) * Config::kKvTile, nullptr}}, 0};
+      const tile::TileRecord<1> record = {{{t * Config::kKvTile, nullptr}}, 0};
       if (!tile::fully_visible<Config::kKvTile>(record, every)) {
         tile::remove_pairs<Config::kKvTile, 1>(s, record, params.visibility,
-                                               first_row() + tile::fragment_row(), 0, 0);
+                                               at.first_row + tile::fragment_row(), 0, 0);
       }
       if (tile::update_maximum<kScores / 4>(s, params.scale_log2, rows, correction)) {
         tile::rescale(o, correction);
       }
       tile::exponentiate<kScores / 4, 0>(s, params.scale_log2, rows);
       tile::pack_weights<Config::kElement>(s, p);
-      arch::barrier_wait(shared.v_ready[t], 0);
-      tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.v[t]);
+      arch::barrier_wait(shared.v_ready[place], 0);
+      tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.v[place]);
       arch::mma_wait<0>();
       arch::mma_fence_registers(o);
     }
@@ -124,88 +146,92 @@ struct Warpgroup {
 
   // The registers of O in `part`: row part % 2; with four parts columns half part / 2.
   static constexpr __device__ __forceinline__ int part_register(int part, int i) {
-    if (Config::kParts == 1) return i;
     const int group = i / 2 + part / 2 * (Config::kPartColumns / 8);
     return 4 * group + part % 2 * 2 + i % 2;
   }
 
+  // Where the chain that finishes `part` gets what `sender` has of it.
   __device__ __forceinline__ float* merge_slot(int part, int sender, int value) {
     const int place = sender < part ? sender : sender - 1;
-    const int slot = (row_group * Config::kParts + part) * (Config::kParts - 1) + place;
-    float* const merge = Config::kMergeOverKeys ? reinterpret_cast<float*>(shared.k) : shared.merge;
-    return merge + ((slot * Config::kPartValues + value) * arch::kWarpgroupThreads +
-                    arch::thread_index() % arch::kWarpgroupThreads * 4);
+    const int slot = part % Config::kKeyGroups * (Config::kChains - 1) + place;
+    return shared.merge + ((slot * Config::kPartValues + value) * arch::kWarpgroupThreads +
+                           arch::thread_index() % arch::kWarpgroupThreads * 4);
   }
 
-  // Hands every part but its own to the key group that finishes it. All key groups hold the same
-  // fragment layout, so values travel from thread t to thread t.
+  template <int kCount>
+  __device__ __forceinline__ void send_values(float* place, int rank,
+                                              const float (&values)[kCount]) {
+    if constexpr (Config::kCtas > 1) {
+      arch::store_to_rank(place, rank, values);
+    } else {
+#pragma unroll
+      for (int c = 0; c < kCount; ++c) place[c] = values[c];
+    }
+  }
+
+  // Hands every part but its own to the chain that finishes it, and its row statistics to all. All
+  // chains hold the same fragment layout, so values travel from thread t to thread t.
   __device__ __forceinline__ void send(const float (&o)[kOutputs], const tile::SoftmaxRows& rows) {
 #pragma unroll
-    for (int r = 0; r < tile::kRowsPerThread; ++r) {
-      const int row = row_group * 64 + tile::fragment_row() + 8 * r;
-      if (tile::lane_index() % 4 == 0) {
-        // A group whose keys are all hidden must not raise the row's maximum.
-        shared.maximum[key_group][row] =
-            rows.sum[r] == 0.0f ? tile::kMinusInfinity : rows.maximum[r];
-        shared.sum[key_group][row] = rows.sum[r];
+    for (int rank = 0; rank < Config::kCtas; ++rank) {
+#pragma unroll
+      for (int r = 0; r < tile::kRowsPerThread; ++r) {
+        const int row = tile::fragment_row() + 8 * r;
+        if (tile::lane_index() % 4 == 0) {
+          const float maximum[1] = {rows.seen_maximum(r)}, sum[1] = {rows.sum[r]};
+          send_values(&shared.maximum[chain][row], rank, maximum);
+          send_values(&shared.sum[chain][row], rank, sum);
+        }
       }
     }
 #pragma unroll
-    for (int part = 0; part < Config::kParts; ++part) {
-      if (part == key_group) continue;
+    for (int part = 0; part < Config::kChains; ++part) {
+      if (part == chain) continue;
 #pragma unroll
       for (int i = 0; i < Config::kPartValues; i += 4) {
-        float* const slot = merge_slot(part, key_group, i);
-#pragma unroll
-        for (int c = 0; c < 4; ++c) slot[c] = o[part_register(part, i + c)];
+        const float values[4] = {o[part_register(part, i)], o[part_register(part, i + 1)],
+                                 o[part_register(part, i + 2)], o[part_register(part, i + 3)]};
+        send_values(merge_slot(part, chain, i), part / Config::kKeyGroups, values);
       }
     }
   }
 
-  // Adds what the other key groups computed for part kPart and stores it.
+  // Adds what the other chains computed for part kPart, in the chains' order, and stores it.
   template <int kPart>
   __device__ __forceinline__ void finish_part(const float (&o)[kOutputs]) {
     constexpr int kRow = kPart % 2;
-    const int row = row_group * 64 + tile::fragment_row() + 8 * kRow;
-    float maximum = tile::kMinusInfinity;
-#pragma unroll
-    for (int g = 0; g < Config::kKeyGroups; ++g) {
-      maximum = arch::maximum(maximum, shared.maximum[g][row]);
-    }
-    const float subtract = maximum == tile::kMinusInfinity ? 0.0f : maximum;
-    float sum = 0.0f;
-    float factor[Config::kKeyGroups];
-#pragma unroll
-    for (int g = 0; g < Config::kKeyGroups; ++g) {
-      factor[g] = arch::exp2_approx(shared.maximum[g][row] - subtract);
-      sum = arch::fused_multiply_add(shared.sum[g][row], factor[g], sum);
-    }
-    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    const int row = tile::fragment_row() + 8 * kRow;
+    float maximum = tile::kMinusInfinity, sum = 0.0f;
     float part[Config::kPartValues];
 #pragma unroll
     for (int i = 0; i < Config::kPartValues; ++i) part[i] = 0.0f;
 #pragma unroll
-    for (int g = 0; g < Config::kKeyGroups; ++g) {  // in the groups' order: the same bits always
+    for (int g = 0; g < Config::kChains; ++g) {
+      const tile::Factors factors =
+          tile::combine(maximum, sum, shared.maximum[g][row], shared.sum[g][row]);
 #pragma unroll
       for (int i = 0; i < Config::kPartValues; i += 4) {
         const float* const slot = g == kPart ? nullptr : merge_slot(kPart, g, i);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
           const float value = g == kPart ? o[part_register(kPart, i + c)] : slot[c];
-          part[i + c] = arch::fused_multiply_add(value, factor[g] * inverse, part[i + c]);
+          part[i + c] = factors.apply(part[i + c], value);
         }
       }
     }
+    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+#pragma unroll
+    for (int i = 0; i < Config::kPartValues; ++i) part[i] *= inverse;
     if (params.lse != nullptr && kPart < 2 && tile::lane_index() % 4 == 0) {
       store_lse(kRow, maximum, sum);
     }
     tile::store_row<Config::kElement>(part, out_tile(), params.out_row_stride, kRow,
-                                      params.q_len - first_row(), kPart / 2 * Config::kPartColumns,
+                                      params.q_len - at.first_row, kPart / 2 * Config::kPartColumns,
                                       params.v_head_dim);
   }
 
   __device__ __forceinline__ void store_lse(int r, float maximum, float sum) {
-    const int row = first_row() + tile::fragment_row() + 8 * r;
+    const int row = at.first_row + tile::fragment_row() + 8 * r;
     if (row >= params.q_len) return;
     params.lse[(static_cast<int64_t>(at.batch) * params.q_heads.value + at.q_head) * params.q_len +
                row] = tile::log_sum_exp(maximum, sum);
@@ -213,10 +239,10 @@ struct Warpgroup {
 
   __device__ __forceinline__ uint16_t* out_tile() const {
     return static_cast<uint16_t*>(params.out) + at.batch * params.out_batch_stride +
-           at.q_head * params.out_head_stride + first_row() * params.out_row_stride;
+           at.q_head * params.out_head_stride + at.first_row * params.out_row_stride;
   }
 
-  __device__ __forceinline__ void run() {
+  __device__ __forceinline__ void run(arch::ClusterArrival started) {
     float o[kOutputs];
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
@@ -224,7 +250,7 @@ struct Warpgroup {
     rows.reset();
     compute(o, rows);
     tile::finish_sums(rows);
-    if constexpr (Config::kKeyGroups == 1) {
+    if constexpr (Config::kChains == 1) {
       float factor[tile::kRowsPerThread];
 #pragma unroll
       for (int r = 0; r < tile::kRowsPerThread; ++r) {
@@ -234,17 +260,21 @@ struct Warpgroup {
         }
       }
       tile::store_rows<Config::kElement>(o, factor, out_tile(), params.out_row_stride,
-                                         params.q_len - first_row(), params.v_head_dim);
+                                         params.q_len - at.first_row, params.v_head_dim);
     } else {
-      if constexpr (Config::kMergeOverKeys) arch::sync_block();  // nobody reads K and V any more
+      if constexpr (Config::kCtas > 1) arch::wait_cluster(started);  // all CTAs run
       send(o, rows);
-      arch::sync_block();
-      // Registers can't be indexed by key_group: one branch each.
-      if (key_group == 0) finish_part<0>(o);
-      if (key_group == 1) finish_part<1>(o);
-      if constexpr (Config::kKeyGroups == 4) {
-        if (key_group == 2) finish_part<2>(o);
-        if (key_group == 3) finish_part<3>(o);
+      if constexpr (Config::kCtas > 1) {
+        arch::sync_cluster();
+      } else {
+        arch::sync_block();
+      }
+      // Registers can't be indexed by the chain: one branch each.
+      if (chain == 0) finish_part<0>(o);
+      if (chain == 1) finish_part<1>(o);
+      if constexpr (Config::kChains == 4) {
+        if (chain == 2) finish_part<2>(o);
+        if (chain == 3) finish_part<3>(o);
       }
     }
   }
@@ -264,11 +294,15 @@ __device__ __forceinline__ void attention_forward_small(const Params& params) {
     start_copies<Config>(shared, params, at, warpgroup);
   }
   arch::let_next_grid_start();
+  arch::ClusterArrival started{};
+  if constexpr (Config::kCtas > 1) {
+    arch::sync_warp();
+    started = arch::arrive_cluster();
+  }
   arch::sync_block();  // the barriers are initialised
   arch::wait_for_previous_grid();
-  Warpgroup<Config>{shared, params, at, warpgroup / Config::kKeyGroups,
-                    warpgroup % Config::kKeyGroups}
-      .run();
+  Warpgroup<Config>{shared, params, at, warpgroup, at.rank * Config::kKeyGroups + warpgroup}.run(
+      started);
 }
 
 }  // namespace bsk::sm90::attention_forward_small

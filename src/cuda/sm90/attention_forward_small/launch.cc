@@ -1,30 +1,39 @@
 // Host side of the latency kernel. See launch.h.
 #include "src/cuda/sm90/attention_forward_small/launch.h"
 
+#include <algorithm>
+
 #include "src/cuda/host/launch.h"
 #include "src/cuda/sm90/problem.h"
 
 namespace bsk::sm90::attention_forward_small {
 namespace {
 
-int64_t q_tiles(const AttentionProblem& problem, const Shape& shape) {
-  // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): every shape has rows
-  return (problem.q_len() + shape.q_tile() - 1) / shape.q_tile();
+int64_t q_tiles(const AttentionProblem& problem) { return (problem.q_len() + kRows - 1) / kRows; }
+
+int64_t ctas(const AttentionProblem& problem, const Shape& shape) {
+  return q_tiles(problem) * problem.q_heads() * problem.batch() * shape.ctas;
 }
 
-bool holds(const Shape& shape, const AttentionProblem& problem) {
-  return problem.head_dim() <= shape.head_dim && problem.v_head_dim() <= shape.v_head_dim &&
-         problem.kv_len() <= int64_t{shape.tiles} * shape.kv_tile;
-}
-
-// The first shape that holds the problem in one wave; null if there is none.
+// The shape for a problem, whatever its batch; null if there is none. Its chains are chains_of's.
 const Shape* find_shape(const AttentionProblem& problem, int multiprocessors) {
   static const std::vector<Shape> all = shapes();
+  const int64_t widest = std::max(problem.head_dim(), problem.v_head_dim());
+  const int chains = chains_of(problem, multiprocessors);
+  if (chains == 1 && problem.kv_len() > 128) return nullptr;
   for (const Shape& shape : all) {
-    const int64_t ctas = q_tiles(problem, shape) * problem.q_heads() * problem.batch();
-    if (holds(shape, problem) && ctas <= multiprocessors) return &shape;
+    if (widest <= shape.head_dim && problem.kv_len() <= shape.keys() && chains == shape.chains()) {
+      return &shape;
+    }
   }
   return nullptr;
+}
+
+// CTAs that are on the GPU at the same time.
+int64_t resident_ctas(const Shape& shape, int multiprocessors) {
+  constexpr int kReserved = 1024;  // the system's, of each CTA's shared memory
+  return int64_t{multiprocessors} *
+         ((kMaxSharedBytes + kReserved) / (shape.shared_bytes() + kReserved));
 }
 
 cuda::KernelRequest request(const ConfigChoice& choice) {
@@ -36,20 +45,19 @@ cuda::KernelRequest request(const ConfigChoice& choice) {
 
 std::vector<Shape> shapes() {
   return {
-      // head_dim, v_head_dim, row groups, key groups, keys of a tile, tiles
-      {64, 64, 1, 2, 64, 2},    // up to 128 keys: a short launch of 256 threads
-      {64, 64, 1, 4, 128, 4},   // up to 512 keys, 64 rows a CTA
-      {64, 64, 2, 2, 128, 4},   // 128 rows a CTA
-      {128, 128, 1, 2, 64, 2},  // up to 128 keys
-      {128, 128, 1, 4, 64, 4},  // up to 256 keys
-      {128, 128, 2, 2, 64, 4},
+      // head_dim, v_head_dim, key groups, CTAs, keys of a tile, tiles of a CTA
+      {64, 64, 1, 1, 128, 1},    // up to 128 keys
+      {64, 64, 2, 1, 128, 2},    // two chains, up to 256 keys
+      {64, 64, 2, 1, 128, 4},    // two chains, up to 512 keys
+      {64, 64, 2, 2, 128, 2},    // four chains, up to 512 keys
+      {128, 128, 1, 1, 128, 1},  // up to 128 keys
   };
 }
 
 std::string ConfigChoice::type_name() const {
   std::string text = "bsk::sm90::attention_forward_small::Config<";
   text += element_type_name(element);
-  for (const int value : {shape.head_dim, shape.v_head_dim, shape.row_groups, shape.key_groups,
+  for (const int value : {shape.head_dim, shape.v_head_dim, shape.key_groups, shape.ctas,
                           shape.kv_tile, shape.tiles}) {
     text.append(", ").append(std::to_string(value));
   }
@@ -58,8 +66,8 @@ std::string ConfigChoice::type_name() const {
 
 std::string ConfigChoice::name() const {
   return "sm90_attention_forward_small_d" + std::to_string(shape.head_dim) + "_" +
-         element_name(element) + "_q" + std::to_string(shape.q_tile()) + "k" +
-         std::to_string(shape.kv_tile) + "x" + std::to_string(shape.tiles);
+         element_name(element) + "_k" + std::to_string(shape.kv_tile) + "x" +
+         std::to_string(shape.tiles * shape.ctas) + "_chains" + std::to_string(shape.chains());
 }
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -70,11 +78,14 @@ std::vector<std::string> reasons(const AttentionProblem& problem, const DevicePr
   need(problem.mask_kind == MaskKind::kNone, "takes no attn_mask");
   need(!problem.block_mask.present, "takes no block_mask");
   need(problem.softcap == 0.0, "takes no softcap");
-  need(problem.scale > 0.0, "needs a positive scale");
-  need(find_shape(problem, device.multiprocessors) != nullptr,
-       "needs head_dim up to 128, up to 512 keys (256 above head_dim 64), and few enough queries "
-       "for one wave of " +
-           std::to_string(device.multiprocessors) + " CTAs");
+  need(scale_is_a_factor(problem), "needs a scale above 0 and up to 64");
+  const Shape* const shape = find_shape(problem, device.multiprocessors);
+  need(shape != nullptr,
+       "needs head_dim up to 128 with up to 128 keys, or head_dim up to 64 with up to 512 keys and "
+       "no more tiles of 64 queries in one batch entry than the GPU has multiprocessors, " +
+           std::to_string(device.multiprocessors));
+  need(shape == nullptr || ctas(problem, *shape) <= resident_ctas(*shape, device.multiprocessors),
+       "needs few enough queries for one wave of CTAs");
   return found;
 }
 
@@ -88,20 +99,27 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   AttentionPlan plan;
   plan.kernel = &kKernel;
   plan.config = choice.name();
-  plan.q_tile = choice.shape.q_tile();
+  plan.q_tile = kRows;
   plan.kv_tile = choice.shape.kv_tile;
-  plan.tasks = q_tiles(problem, choice.shape) * problem.q_heads() * problem.batch();
+  plan.tasks = ctas(problem, choice.shape);
   plan.threads = choice.shape.threads();
-  plan.splits = choice.shape.key_groups;
+  plan.splits = choice.shape.chains();
   plan.shared_bytes = choice.shape.shared_bytes();
   return plan;
 }
 
-Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                   const ConfigChoice& choice) {
+ConfigChoice choice_of(const AttentionProblem& problem, const AttentionPlan& plan) {
+  for (const Shape& shape : shapes()) {
+    const ConfigChoice choice{element_of(problem), shape};
+    if (choice.name() == plan.config) return choice;
+  }
+  return {};
+}
+
+Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers) {
   Params params{};
   fill_common(problem, buffers, params);
-  params.q_tiles = divisor_of(q_tiles(problem, choice.shape));
+  params.q_tiles = divisor_of(q_tiles(problem));
   return params;
 }
 
@@ -115,12 +133,12 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
 void launch(const AttentionProblem& problem, const AttentionPlan& plan,
             const AttentionBuffers& buffers) {
   if (plan.tasks == 0) return;
-  // The number of CTAs is a wave that the plan found to fit.
-  const ConfigChoice choice = choose_config(problem, static_cast<int>(plan.tasks));
-  Params params = make_params(problem, buffers, choice);
+  const ConfigChoice choice = choice_of(problem, plan);
+  Params params = make_params(problem, buffers);
   encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
+  shape.cluster[0] = static_cast<uint32_t>(choice.shape.ctas);
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;
@@ -129,12 +147,11 @@ void launch(const AttentionProblem& problem, const AttentionPlan& plan,
 }
 
 const Kernel kKernel = {"sm90_attention_forward_small",
-                        "Hopper, problems of one wave: all keys of a CTA in shared memory at once "
-                        "(compiled and emulated, never yet run on a GPU)",
+                        "Hopper, problems of one wave: all keys of a CTA in shared memory at once",
                         reasons,
                         make_plan,
                         launch,
-                        /*only_when_forced=*/true};
+                        /*only_when_forced=*/false};
 
 std::vector<cuda::KernelRequest> documented_requests() {
   std::vector<cuda::KernelRequest> requests;

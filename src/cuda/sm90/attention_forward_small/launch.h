@@ -24,17 +24,17 @@ struct ConfigChoice {
   bool operator==(const ConfigChoice&) const = default;
 };
 
-// The shapes there are, the fewest query rows per CTA first. A problem takes the first one that
-// holds its keys and covers its queries in one wave.
+// The shapes there are; a problem takes the first that holds it in as many chains as chains_of
+// says.
 std::vector<Shape> shapes();
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device);
 ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors);
+ConfigChoice choice_of(const AttentionProblem& problem, const AttentionPlan& plan);
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device);
 
 // Everything in Params but the tensor maps.
-Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                   const ConfigChoice& choice);
+Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers);
 // Of q, k and v; k and v are meaningless when kv_len = 0.
 std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
                                                     const ConfigChoice& choice);

@@ -190,7 +190,7 @@ const Kernel kKernel = {"sm90_attention_forward_split",
                         reasons,
                         make_plan,
                         launch,
-                        /*only_when_forced=*/true};
+                        /*only_when_forced=*/false};
 
 std::vector<cuda::KernelRequest> documented_requests() {
   std::vector<cuda::KernelRequest> requests;
