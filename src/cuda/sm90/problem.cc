@@ -45,6 +45,9 @@ std::vector<std::string> common_reasons(const AttentionProblem& problem,
     need(aligned_strides(tensor), std::string("needs strides of ") + name +
                                       " that are multiples of 8 elements, with a unit stride in "
                                       "head_dim");
+    need(tensor.address_alignment >= 16,
+         std::string("needs ") + name + " to start at a multiple of 16 bytes, not of " +
+             std::to_string(tensor.address_alignment) + " (a copy does: " + name + ".clone())");
     need(tensor.shape[2] <= 1 || tensor.stride[2] != 0,
          std::string("needs rows of ") + name + " that do not repeat (stride 0)");
   }

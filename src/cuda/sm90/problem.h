@@ -13,7 +13,7 @@
 
 namespace bsk::sm90 {
 
-// Why no Hopper kernel can take the problem: device, dtypes, head_dim, lengths, strides.
+// Why no Hopper kernel can take the problem: device, dtypes, head_dim, lengths, strides, addresses.
 std::vector<std::string> common_reasons(const AttentionProblem& problem,
                                         const DeviceProperties& device);
 

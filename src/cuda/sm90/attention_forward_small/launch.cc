@@ -1,8 +1,7 @@
 // Host side of the latency kernel. See launch.h.
 #include "src/cuda/sm90/attention_forward_small/launch.h"
 
-#include "src/cuda/host/launch.h"
-#include "src/cuda/sm90/problem.h"
+#include "src/cuda/sm90/prepared_launch.h"
 
 namespace bsk::sm90::attention_forward_small {
 namespace {
@@ -112,20 +111,18 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
           tensor_map_spec("v", problem.v, choice.shape.kv_tile)};
 }
 
-void launch(const AttentionProblem& problem, const AttentionPlan& plan,
-            const AttentionBuffers& buffers) {
-  if (plan.tasks == 0) return;
+std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
+                                        const AttentionPlan& plan) {
+  if (plan.tasks == 0) return nullptr;
   // The number of CTAs is a wave that the plan found to fit.
   const ConfigChoice choice = choose_config(problem, static_cast<int>(plan.tasks));
-  Params params = make_params(problem, buffers, choice);
-  encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;
-  cuda::launch(cuda::device_kernel(request(choice)), problem.q.device_index, buffers.stream, shape,
-               params);
+  return prepare_launch(problem, make_params(problem, {}, choice),
+                        tensor_map_specs(problem, choice), request(choice), shape);
 }
 
 const Kernel kKernel = {"sm90_attention_forward_small",
@@ -133,7 +130,7 @@ const Kernel kKernel = {"sm90_attention_forward_small",
                         "(compiled and emulated, never yet run on a GPU)",
                         reasons,
                         make_plan,
-                        launch,
+                        prepare,
                         /*only_when_forced=*/true};
 
 std::vector<cuda::KernelRequest> documented_requests() {
