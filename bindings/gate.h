@@ -9,7 +9,8 @@ namespace bsk::python {
 // types: the exact tensor types whose memory may be read; new tensors are of the first one. flags:
 // callables, each truthy (not None) while something acts on calls (modes, transforms, tracing,
 // forward AD); autocast: one more, for calls whose dtypes it may change. grad_enabled(): whether
-// gradients are recorded. is_negated(tensor): whether a tensor is a lazily negated view.
+// gradients are recorded. is_negated: some tensor's bound method
+// is_neg; asked of others, whether they are lazily negated views.
 void set_gate(PyObject* types, PyObject* flags, PyObject* autocast, PyObject* grad_enabled,
               PyObject* is_negated);
 

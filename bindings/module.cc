@@ -31,7 +31,7 @@ namespace {
 
 void run(Call& call) {
   call.allocate();
-  const DeviceProperties device = call.device();
+  const DeviceProperties& device = call.device();
   without_gil(
       [&] { attention_forward(call.problem(), call.buffers(), device, call.forced_kernel()); });
   if (!warn_of_engine_notices()) throw PythonError{};

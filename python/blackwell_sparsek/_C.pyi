@@ -12,7 +12,7 @@ def set_gate(
     flags: tuple[Callable[[], object], ...],
     autocast: Callable[[], bool],
     grad_enabled: Callable[[], bool],
-    is_negated: Callable[[Any], bool],
+    is_negated: Callable[[], bool],
     /,
 ) -> None: ...
 def plan(*arguments: Any) -> tuple[str, str]: ...
