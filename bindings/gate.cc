@@ -67,6 +67,8 @@ bool is_plain_type(PyTypeObject* type) {
   return false;
 }
 
+bool is_given(PyObject* tensor) { return tensor != nullptr && tensor != Py_None; }
+
 }  // namespace
 
 void set_gate(PyObject* types, PyObject* flags, PyObject* autocast, PyObject* grad_enabled,
@@ -89,13 +91,20 @@ bool is_plain_call(PyObject* const* tensors, int count, Autocast autocast) {
     if (is_true(flag.ask())) return false;
   }
   if (autocast == Autocast::kActs && is_true(autocast_flag.ask())) return false;
+  if (!is_plain_prepared_call(tensors, count)) return false;
+  for (int i = 0; i < count; ++i) {
+    if (is_given(tensors[i]) && is_true(is_negated_test.ask_of(tensors[i]))) return false;
+  }
+  return true;
+}
+
+bool is_plain_prepared_call(PyObject* const* tensors, int count) {
+  if (plain_types == nullptr) return false;
   const bool grad_enabled = is_true(grad_enabled_flag.ask());
   for (int i = 0; i < count; ++i) {
-    PyObject* tensor = tensors[i];
-    if (tensor == nullptr || tensor == Py_None) continue;
-    if (!is_plain_type(Py_TYPE(tensor))) return false;
-    if (grad_enabled && is_true(PyObject_GetAttr(tensor, requires_grad_name))) return false;
-    if (is_true(is_negated_test.ask_of(tensor))) return false;
+    if (!is_given(tensors[i])) continue;
+    if (!is_plain_type(Py_TYPE(tensors[i]))) return false;
+    if (grad_enabled && is_true(PyObject_GetAttr(tensors[i], requires_grad_name))) return false;
   }
   return true;
 }

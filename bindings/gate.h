@@ -20,6 +20,9 @@ enum class Autocast { kActs, kIgnored };
 // Never raises.
 bool is_plain_call(PyObject* const* tensors, int count, Autocast autocast);
 
+// The same of a prepared call, which asks about types and gradients only.
+bool is_plain_prepared_call(PyObject* const* tensors, int count);
+
 // The type of new tensors; null before `set_gate`.
 PyTypeObject* plain_type();
 
