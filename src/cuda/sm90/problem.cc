@@ -110,14 +110,6 @@ int broadcast_step(const TensorLayout& tensor, int dimension) {
   return tensor.stride[dimension] == 0 || tensor.shape[dimension] == 1 ? 0 : 1;
 }
 
-void check_out_address(const AttentionBuffers& buffers) {
-  const auto past = reinterpret_cast<uintptr_t>(buffers.out) % 16;
-  if (past == 0) return;
-  fail(ErrorKind::kValue, "out", "must start at a multiple of 16 bytes on a GPU",
-       "an address " + std::to_string(past) + " bytes past one",
-       "Let out start at such an address, or leave it out and take what is returned.");
-}
-
 cuda::TensorMapSpec tensor_map_spec(const char* name, const TensorLayout& tensor, int box_rows) {
   cuda::TensorMapSpec spec;
   spec.name = name;
