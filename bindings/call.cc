@@ -38,7 +38,7 @@ int64_t integer(PyObject* object) {
   return value;
 }
 
-DeviceProperties cuda_properties(int32_t index) {
+const DeviceProperties& cuda_properties(int32_t index) {
   static auto* known = new std::map<int32_t, DeviceProperties>;  // guarded by the GIL
   const auto found = known->find(index);
   if (found != known->end()) return found->second;
@@ -57,8 +57,7 @@ DeviceProperties cuda_properties(int32_t index) {
     Py_DECREF(answer);
     if (parsed == 0) throw PythonError{};
   }
-  known->emplace(index, device);
-  return device;
+  return known->emplace(index, device).first->second;
 }
 
 int32_t framework_threads() {
@@ -254,9 +253,10 @@ PyObject* Call::result() {
   return pair;
 }
 
-DeviceProperties Call::device() const {
+const DeviceProperties& Call::device() {
   if (problem_.q.device == DeviceType::kCuda) return cuda_properties(problem_.q.device_index);
-  return cpu_properties(framework_threads());
+  cpu_ = cpu_properties(framework_threads());
+  return cpu_;
 }
 
 }  // namespace bsk::python

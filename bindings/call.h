@@ -35,7 +35,7 @@ class Call {
 
   const AttentionProblem& problem() const { return problem_; }
   const AttentionBuffers& buffers() const { return buffers_; }
-  DeviceProperties device() const;
+  const DeviceProperties& device();  // lives as long as the call
   const std::string& forced_kernel() const { return forced_kernel_; }
 
  private:
@@ -53,6 +53,7 @@ class Call {
   AttentionProblem problem_;
   AttentionBuffers buffers_;
   std::string forced_kernel_;
+  DeviceProperties cpu_;
 };
 
 }  // namespace bsk::python

@@ -204,6 +204,7 @@ TensorLayout layout_of(const TensorArgument& argument, bool broadcast) {
            "DLPack device type " + std::to_string(tensor.device.device_type),
            "Move it with .to('cpu').");
   }
+  layout.address_alignment = address_alignment(argument.data());
   const int32_t padding = 4 - tensor.ndim;
   layout.shape.fill(1);
   layout.stride.fill(0);

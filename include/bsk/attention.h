@@ -32,9 +32,14 @@ enum class MaskKind : uint8_t { kNone, kBool, kAdditive };
 struct TensorLayout {
   DataType dtype = DataType::kFloat32;
   DeviceType device = DeviceType::kCpu;
+  // Bytes that the data's address is a multiple of: 1, 2, 4, 8 or 16 (also where it is one of
+  // more). GPU kernels need 16.
+  uint8_t address_alignment = 16;
   int32_t device_index = 0;
   std::array<int64_t, 4> shape{};   // [batch, heads, rows, columns]
   std::array<int64_t, 4> stride{};  // in elements; 0 where a size-1 dimension is broadcast
+
+  bool operator==(const TensorLayout&) const = default;
 };
 
 // Everything about a call but the data. Scores are computed as
@@ -57,6 +62,8 @@ struct AttentionProblem {
 
   BlockMaskLayout block_mask;
   bool return_lse = false;
+
+  bool operator==(const AttentionProblem&) const = default;
 
   int64_t batch() const { return q.shape[0]; }
   int64_t q_heads() const { return q.shape[1]; }
@@ -118,10 +125,16 @@ AttentionPlan plan(const AttentionProblem& problem, const DeviceProperties& devi
 
 std::string to_string(const AttentionPlan& plan);
 
-// Validates, plans and launches. On a CPU it returns when the result is there; on a GPU it only
-// enqueues.
-AttentionPlan attention_forward(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                                const DeviceProperties& device, const std::string& forced = "");
+// The data starts at an address of this alignment: what TensorLayout::address_alignment is to say.
+uint8_t address_alignment(const void* data);
+
+// Validates, plans and launches; what it prepared for a problem it keeps, so that the next call
+// with an equal one only launches. On a CPU it returns when the result is there; on a GPU it only
+// enqueues. The plan it returns lives until this thread's next call.
+const AttentionPlan& attention_forward(const AttentionProblem& problem,
+                                       const AttentionBuffers& buffers,
+                                       const DeviceProperties& device,
+                                       const std::string& forced = "");
 
 // For C++ callers: the layout of a contiguous tensor, and the problem of dense attention over
 // contiguous tensors (scale = 1 / sqrt(head_dim)), to be adjusted field by field.

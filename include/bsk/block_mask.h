@@ -19,6 +19,8 @@ struct BlockMaskLayout {
   int64_t q_blocks = 0;       // ceil(q_len / block_q)
   int64_t full_width = 0;     // capacity of one row of `full_indices`
   int64_t partial_width = 0;  // capacity of one row of `partial_indices`; 0 = no partial blocks
+
+  bool operator==(const BlockMaskLayout&) const = default;
 };
 
 // The data of a block mask. Rows are counted [batch, heads, q_blocks].

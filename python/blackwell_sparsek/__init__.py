@@ -13,8 +13,9 @@ from blackwell_sparsek._C import UnsupportedError
 from blackwell_sparsek.attention import attention_forward
 from blackwell_sparsek.block_mask import BlockMask
 from blackwell_sparsek.core import __version__
+from blackwell_sparsek.prepared import prepare
 
-__all__ = ["BlockMask", "UnsupportedError", "__version__", "attention_forward"]
+__all__ = ["BlockMask", "UnsupportedError", "__version__", "attention_forward", "prepare"]
 
 
 def __getattr__(name: str) -> object:

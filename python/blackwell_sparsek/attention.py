@@ -66,13 +66,15 @@ def attention_forward(
         UnsupportedError: no kernel of this build takes the problem, or gradients are asked for,
             which no kernel computes yet; `Config(fallback='sdpa')` computes both with torch.
     """
-    options = (is_causal, attn_mask, window, softcap, block_mask, return_lse, out)
     if not _is_compiling():
-        result = _C.attention_forward_eager(Q, K, V, scale, *options)
+        result = _attention_forward_eager(
+            Q, K, V, scale, is_causal, attn_mask, window, softcap, block_mask, return_lse, out
+        )
         if result is not NotImplemented:
             if out is not None:
                 _increment_version(out)  # autograd must see that a tensor it saved has changed
             return result
+    options = (is_causal, attn_mask, window, softcap, block_mask, return_lse, out)
     return dispatch.attention_forward(_run, Q, K, V, scale, *options)
 
 
@@ -207,6 +209,7 @@ def _block_lists(block_mask: object, Q: Tensor, K: Tensor) -> tuple[Any, ...]:
     )
 
 
+_attention_forward_eager = _C.attention_forward_eager
 _is_compiling = torch.compiler.is_compiling
 _increment_version = torch.autograd.graph.increment_version
 
@@ -227,7 +230,7 @@ _C.set_gate(
     ),
     torch._C._is_any_autocast_enabled,
     torch.is_grad_enabled,
-    Tensor.is_neg,
+    torch.empty(0).is_neg,
 )
 
 

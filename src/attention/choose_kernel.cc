@@ -53,8 +53,10 @@ std::string no_kernel_message(const AttentionProblem& problem, const DevicePrope
 std::span<const Kernel> kernels() {
   static const Kernel list[] = {
       kCpuAttentionForward,
-      sm90::attention_forward_small::kKernel,
+      // Before the latency kernel, whose place the throughput kernel takes in large batches with
+      // the same bits.
       sm90::attention_forward_split::kKernel,
+      sm90::attention_forward_small::kKernel,
       sm90::attention_forward::kKernel,
       kCpuReference,
   };

@@ -3,7 +3,6 @@
 
 #include "src/attention/kernel.h"
 #include "src/attention/settings.h"
-#include "src/cpu/kernels.h"
 
 namespace bsk {
 
@@ -25,21 +24,6 @@ std::string to_string(const AttentionPlan& plan) {
   if (plan.shared_bytes > 0)
     text += ", " + std::to_string(plan.shared_bytes) + " bytes of shared memory";
   return text;
-}
-
-AttentionPlan attention_forward(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                                const DeviceProperties& device, const std::string& forced) {
-  validate(problem, buffers);
-  if (problem.q.dtype == DataType::kFloat64 && forced != kCpuReference.name) {
-    fail(ErrorKind::kType, "Q", "must be float32, float16 or bfloat16", "float64",
-         "Convert Q, K and V with .float().");
-  }
-  if (problem.block_mask.present && device.type == DeviceType::kCpu && settings()->debug_mode) {
-    check_block_lists(problem, buffers.block_mask);
-  }
-  AttentionPlan result = plan(problem, device, forced);
-  result.kernel->launch(problem, result, buffers);
-  return result;
 }
 
 DeviceProperties cpu_properties(int32_t threads) {

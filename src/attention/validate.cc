@@ -1,10 +1,10 @@
 // The rules that hold for every kernel. Each broken rule names the argument, the rule, the value
 // got and the remedy.
+#include "src/attention/validate.h"
+
 #include <cmath>
 #include <limits>
 #include <string>
-
-#include "bsk/attention.h"
 
 namespace bsk {
 namespace {
@@ -224,17 +224,31 @@ bool is_injective(const TensorLayout& layout) {
   return true;
 }
 
-void check_out(const AttentionProblem& p, const AttentionBuffers& buffers) {
+void check_out(const AttentionProblem& p) {
   check_shape("out", p.out, {p.batch(), p.q_heads(), p.q_len(), p.v_head_dim()},
               "[batch, q_heads, q_len, v_head_dim]");
   check_same_device("out", p.out, p.q);
   check_same_dtype("out", p.out, p.q);
   check_unit_stride("out", p.out);
-  if (is_empty(p.out)) return;
-  if (!is_injective(p.out)) {
+  if (!is_empty(p.out) && !is_injective(p.out)) {
     fail(ErrorKind::kValue, "out", "must not overlap itself (an expanded or unfolded view)",
          "strides " + text(p.out.stride), "Pass a tensor that owns its memory.");
   }
+}
+
+// Kernels of a GPU are chosen by what the problem says of its addresses.
+void check_alignment(const char* name, const TensorLayout& layout, const void* data) {
+  const uint8_t alignment = address_alignment(data);
+  if (alignment >= layout.address_alignment) return;
+  fail(ErrorKind::kValue, name,
+       "must start at a multiple of " + std::to_string(layout.address_alignment) +
+           " bytes, as TensorLayout::address_alignment says",
+       "a multiple of " + std::to_string(alignment),
+       "Set the layout's address_alignment to address_alignment(data).");
+}
+
+void check_out_apart(const AttentionProblem& p, const AttentionBuffers& buffers) {
+  if (is_empty(p.out)) return;
   const Extent out = extent(buffers.out, p.out);
   const struct {
     const char* name;
@@ -257,12 +271,32 @@ void check_out(const AttentionProblem& p, const AttentionBuffers& buffers) {
 
 }  // namespace
 
-void validate(const AttentionProblem& problem, const AttentionBuffers& buffers) {
+uint8_t address_alignment(const void* data) {
+  const auto address = reinterpret_cast<uintptr_t>(data) | 16;
+  return static_cast<uint8_t>(address & (~address + 1));  // the lowest bit that is set
+}
+
+void validate_problem(const AttentionProblem& problem) {
   check_tensors(problem);
   check_numbers(problem);
   check_mask(problem);
   check_block_mask(problem);
-  check_out(problem, buffers);
+  check_out(problem);
+}
+
+void validate_addresses(const AttentionProblem& problem, const AttentionBuffers& buffers) {
+  if (problem.q.device == DeviceType::kCuda) {
+    check_alignment("Q", problem.q, buffers.q);
+    check_alignment("K", problem.k, buffers.k);
+    check_alignment("V", problem.v, buffers.v);
+    check_alignment("out", problem.out, buffers.out);
+  }
+  check_out_apart(problem, buffers);
+}
+
+void validate(const AttentionProblem& problem, const AttentionBuffers& buffers) {
+  validate_problem(problem);
+  validate_addresses(problem, buffers);
 }
 
 }  // namespace bsk

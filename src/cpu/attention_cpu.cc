@@ -195,7 +195,7 @@ const Kernel kCpuAttentionForward = {
     .summary = "blocked online softmax with queries in SIMD lanes, on all threads of a CPU",
     .reasons = reasons,
     .plan = make_plan,
-    .launch = launch,
+    .prepare = prepare_nothing<launch>,
     .only_when_forced = false,
 };
 

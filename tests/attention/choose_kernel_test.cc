@@ -77,14 +77,21 @@ TEST(ChooseKernel, GivesEveryKernelsReasons) {
 
 // The Hopper kernels have been compiled and emulated, but never run on a GPU: no call takes them
 // unasked.
-TEST(ChooseKernel, TakesAHopperKernelOnlyByName) {
-  AttentionProblem problem = small_problem(DataType::kFloat16);
-  problem.q.device = problem.k.device = problem.v.device = problem.out.device = DeviceType::kCuda;
-  const std::string message = unsupported_message(problem, gpu(90));
-  EXPECT_NE(message.find("Config(kernel='sm90_attention_forward')"), std::string::npos) << message;
-  EXPECT_NE(message.find("never yet run on a GPU"), std::string::npos) << message;
-  EXPECT_STREQ(choose_kernel(problem, gpu(90), "sm90_attention_forward").name,
-               "sm90_attention_forward");
+TEST(ChooseKernel, TakesHopperKernelsByTheirReasonsOrByName) {
+  const auto on_gpu = [](int64_t batch, int64_t heads, int64_t q_len, int64_t kv_len) {
+    AttentionProblem problem =
+        dense_problem(DataType::kFloat16, batch, heads, heads, q_len, kv_len, 64, 64);
+    problem.q.device = problem.k.device = problem.v.device = problem.out.device = DeviceType::kCuda;
+    return problem;
+  };
+  const auto chosen = [&](const AttentionProblem& problem, const char* forced = "") {
+    return std::string(choose_kernel(problem, gpu(90), forced).name);
+  };
+  EXPECT_EQ(chosen(on_gpu(1, 8, 512, 512)), "sm90_attention_forward_small");
+  EXPECT_EQ(chosen(on_gpu(1, 8, 512, 512), "sm90_attention_forward"), "sm90_attention_forward");
+  EXPECT_EQ(chosen(on_gpu(64, 8, 512, 512)), "sm90_attention_forward");  // the same chains
+  EXPECT_EQ(chosen(on_gpu(1, 8, 1, 8192)), "sm90_attention_forward_split");
+  EXPECT_EQ(chosen(on_gpu(1, 16, 4096, 4096)), "sm90_attention_forward");
 }
 
 // A plan is made for any valid problem, and covers every query row exactly once.

@@ -114,7 +114,7 @@ class CaseData {
     device.threads = threads;
     AttentionPlan plan = kernel.plan(problem, device);
     if (!config.empty()) plan.config = config;
-    kernel.launch(problem, plan, buffers(&output));
+    kernel.prepare(problem, plan)->launch(buffers(&output));
     return output;
   }
 

@@ -111,7 +111,7 @@ TEST_P(AttentionCpuBits, RowAloneGivesTheSameBits) {
       OneRow row(data, b, h, i);
       AttentionPlan plan = kCpuAttentionForward.plan(row.problem, {});
       plan.config = set.name;
-      kCpuAttentionForward.launch(row.problem, plan, row.buffers);
+      kCpuAttentionForward.prepare(row.problem, plan)->launch(row.buffers);
       ASSERT_EQ(row.lse, whole.lse[static_cast<size_t>(r)])
           << set.name << " row " << b << ", " << h << ", " << i;
       for (int64_t d = 0; d < p.v_head_dim(); ++d) {

@@ -38,7 +38,7 @@ struct Tiny {
     buffers.v = v.data();
     buffers.out = out.data();
     buffers.lse = lse.data();
-    kCpuReference.launch(problem, kCpuReference.plan(problem, {}), buffers);
+    kCpuReference.prepare(problem, kCpuReference.plan(problem, {}))->launch(buffers);
   }
 };
 
@@ -188,7 +188,7 @@ TEST(Reference, QueryHeadsShareTheirGroupsKeys) {
   b.k = k.data();
   b.v = v.data();
   b.out = out.data();
-  kCpuReference.launch(p, kCpuReference.plan(p, {}), b);
+  kCpuReference.prepare(p, kCpuReference.plan(p, {}))->launch(b);
   EXPECT_EQ(out, (std::vector<double>{10.0, 10.0, 20.0, 20.0}));
 }
 
@@ -226,7 +226,7 @@ double rounded_average(DataType dtype, double v0, double v1) {
   b.k = k.data();
   b.v = v.data();
   b.out = out.data();
-  kCpuReference.launch(p, kCpuReference.plan(p, {}), b);
+  kCpuReference.prepare(p, kCpuReference.plan(p, {}))->launch(b);
   return out.get(0, 0, 0, 0);
 }
 

@@ -151,7 +151,7 @@ void expect_matches(const Case& c, const Tensors& tensors) {
   AttentionBuffers buffers = tensors.buffers;
   buffers.out = expected.data();
   buffers.lse = expected_lse.data();
-  kCpuReference.launch(reference, {}, buffers);
+  kCpuReference.prepare(reference, {})->launch(buffers);
 
   // Rounding of weights and of the result; values are of order 1.
   const double spacing = c.dtype == DataType::kFloat16 ? 1.0 / 1024 : 1.0 / 128;

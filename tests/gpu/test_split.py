@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from blackwell_sparsek import attention_forward
+from blackwell_sparsek import UnsupportedError, attention_forward
 from blackwell_sparsek.core import Config, set_default_config
 
 DEVICE = os.environ.get("BSK_GPU_TESTS_ON", "cuda")
@@ -280,5 +280,5 @@ def test_graphs_replay_with_new_contents() -> None:
 def test_an_output_that_is_not_aligned_is_an_error() -> None:
     Q, K, V = qkv(1, 8, 2, 1, 1024, 64)
     out = torch.empty(1, 8, 1, 72, dtype=FP16, device=DEVICE)[..., 4:68]
-    with pytest.raises(ValueError, match="multiple of 16 bytes"):
+    with pytest.raises(UnsupportedError, match="out to start at a multiple of 16 bytes"):
         attention_forward(Q, K, V, out=out)

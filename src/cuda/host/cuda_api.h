@@ -116,7 +116,8 @@ using GetProcAddress = Result (*)(const char* symbol, void** function, int cuda_
   X(tensor_map_encode_tiled, "cuTensorMapEncodeTiled",                                         \
     (TensorMapData * map, int data_type, uint32_t rank, void* address, const uint64_t* dims,   \
      const uint64_t* stride_bytes, const uint32_t* box, const uint32_t* element_strides,       \
-     int interleave, int swizzle, int l2_promotion, int out_of_bounds_fill))
+     int interleave, int swizzle, int l2_promotion, int out_of_bounds_fill))                   \
+  X(tensor_map_replace_address, "cuTensorMapReplaceAddress", (TensorMapData * map, void* address))
 
 struct Functions {
 // NOLINTNEXTLINE(bugprone-macro-parentheses): declarators

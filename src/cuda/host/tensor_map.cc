@@ -151,4 +151,10 @@ TensorMapData encode_tensor_map(const TensorMapSpec& spec, const void* address) 
   return map;
 }
 
+void replace_address(TensorMapData& map, const char* name, const void* address) {
+  const api::Result result = driver().tensor_map_replace_address(&map, const_cast<void*>(address));
+  if (result != api::kSuccess)
+    check(result, "cuTensorMapReplaceAddress", std::string("Describing ") + name + ".");
+}
+
 }  // namespace bsk::cuda

@@ -34,4 +34,8 @@ std::string tensor_map_problem(const TensorMapSpec& spec, const void* address);
 // not written. Throws Error(kValue) with tensor_map_problem().
 TensorMapData encode_tensor_map(const TensorMapSpec& spec, const void* address);
 
+// Lets an encoded map describe an equal tensor at another address, a multiple of 16. `name` is the
+// spec's.
+void replace_address(TensorMapData& map, const char* name, const void* address);
+
 }  // namespace bsk::cuda

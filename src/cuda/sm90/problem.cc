@@ -45,6 +45,9 @@ std::vector<std::string> common_reasons(const AttentionProblem& problem,
     need(aligned_strides(tensor), std::string("needs strides of ") + name +
                                       " that are multiples of 8 elements, with a unit stride in "
                                       "head_dim");
+    need(tensor.address_alignment >= 16,
+         std::string("needs ") + name + " to start at a multiple of 16 bytes, not of " +
+             std::to_string(tensor.address_alignment) + " (a copy does: " + name + ".clone())");
     need(tensor.shape[2] <= 1 || tensor.stride[2] != 0,
          std::string("needs rows of ") + name + " that do not repeat (stride 0)");
   }
@@ -120,14 +123,6 @@ int chains_of(const AttentionProblem& problem, int multiprocessors) {
 
 int broadcast_step(const TensorLayout& tensor, int dimension) {
   return tensor.stride[dimension] == 0 || tensor.shape[dimension] == 1 ? 0 : 1;
-}
-
-void check_out_address(const AttentionBuffers& buffers) {
-  const auto past = reinterpret_cast<uintptr_t>(buffers.out) % 16;
-  if (past == 0) return;
-  fail(ErrorKind::kValue, "out", "must start at a multiple of 16 bytes on a GPU",
-       "an address " + std::to_string(past) + " bytes past one",
-       "Let out start at such an address, or leave it out and take what is returned.");
 }
 
 cuda::TensorMapSpec tensor_map_spec(const char* name, const TensorLayout& tensor, int box_rows) {

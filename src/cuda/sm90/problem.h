@@ -13,7 +13,7 @@
 
 namespace bsk::sm90 {
 
-// Why no Hopper kernel can take the problem: device, dtypes, head_dim, lengths, strides.
+// Why no Hopper kernel can take the problem: device, dtypes, head_dim, lengths, strides, addresses.
 std::vector<std::string> common_reasons(const AttentionProblem& problem,
                                         const DeviceProperties& device);
 
@@ -72,15 +72,10 @@ void fill_common(const AttentionProblem& problem, const AttentionBuffers& buffer
   params.visibility = visibility_of(problem);
 }
 
-// The kernels store 16 bytes at a time; strides are a matter of common_reasons. Throws
-// Error(kValue).
-void check_out_address(const AttentionBuffers& buffers);
-
 // q, k and v of a launch. Without keys nothing reads the maps of k and v, but they must be maps.
 template <class Params>
 void encode_maps(const std::array<cuda::TensorMapSpec, 3>& specs, const AttentionBuffers& buffers,
                  bool has_keys, Params& params) {
-  check_out_address(buffers);
   params.q = cuda::encode_tensor_map(specs[0], buffers.q);
   params.k = has_keys ? cuda::encode_tensor_map(specs[1], buffers.k) : params.q;
   params.v = has_keys ? cuda::encode_tensor_map(specs[2], buffers.v) : params.q;

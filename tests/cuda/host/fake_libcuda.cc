@@ -240,7 +240,13 @@ BSK_FAKE(cuTensorMapEncodeTiled,
                               {element_strides, element_strides + rank}};
            g_fake.tensor_maps.push_back(fake);
            for (cuuint64_t& word : map->opaque) word = 0x5eed;
+           map->opaque[0] = fake.address;
          })
+BSK_FAKE(cuTensorMapReplaceAddress, (CUtensorMap * map, void* address), {
+  if (map->opaque[15] != 0x5eed || reinterpret_cast<uintptr_t>(address) % 16 != 0)
+    return CUDA_ERROR_INVALID_VALUE;
+  map->opaque[0] = reinterpret_cast<uintptr_t>(address);
+})
 
 struct Symbol {
   const char* name;
@@ -274,6 +280,7 @@ const Symbol kSymbols[] = {
     BSK_SYMBOL(cuKernelGetFunction),
     BSK_SYMBOL(cuLaunchKernelEx),
     BSK_SYMBOL(cuTensorMapEncodeTiled),
+    BSK_SYMBOL(cuTensorMapReplaceAddress),
 };
 
 }  // namespace

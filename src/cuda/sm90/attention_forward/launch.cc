@@ -4,8 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "src/cuda/host/launch.h"
-#include "src/cuda/sm90/problem.h"
+#include "src/cuda/sm90/prepared_launch.h"
 
 namespace bsk::sm90::attention_forward {
 namespace {
@@ -202,28 +201,26 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
           tensor_map_spec("v", problem.v, choice.shape.block_keys)};
 }
 
-void launch(const AttentionProblem& problem, const AttentionPlan& plan,
-            const AttentionBuffers& buffers) {
-  if (plan.tasks == 0) return;
+std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
+                                        const AttentionPlan& plan) {
+  if (plan.tasks == 0) return nullptr;
   // The plan's tile size tells which of the configurations for this problem it chose.
   const ConfigChoice choice =
       completed(problem, choose_config(problem, 1), plan.q_tile / 64, plan.splits);
-  Params params = make_params(problem, buffers, choice, plan.splits);
-  encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;
-  cuda::launch(cuda::device_kernel(request(choice)), problem.q.device_index, buffers.stream, shape,
-               params);
+  return prepare_launch(problem, make_params(problem, {}, choice, plan.splits),
+                        tensor_map_specs(problem, choice), request(choice), shape);
 }
 
 const Kernel kKernel = {"sm90_attention_forward",
                         "Hopper, any length: copies and products in different warps",
                         reasons,
                         make_plan,
-                        launch,
+                        prepare,
                         /*only_when_forced=*/false};
 
 std::vector<cuda::KernelRequest> documented_requests() {

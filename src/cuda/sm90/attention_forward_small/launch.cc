@@ -3,8 +3,7 @@
 
 #include <algorithm>
 
-#include "src/cuda/host/launch.h"
-#include "src/cuda/sm90/problem.h"
+#include "src/cuda/sm90/prepared_launch.h"
 
 namespace bsk::sm90::attention_forward_small {
 namespace {
@@ -130,27 +129,25 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
           tensor_map_spec("v", problem.v, choice.shape.kv_tile)};
 }
 
-void launch(const AttentionProblem& problem, const AttentionPlan& plan,
-            const AttentionBuffers& buffers) {
-  if (plan.tasks == 0) return;
+std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
+                                        const AttentionPlan& plan) {
+  if (plan.tasks == 0) return nullptr;
   const ConfigChoice choice = choice_of(problem, plan);
-  Params params = make_params(problem, buffers);
-  encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
   shape.cluster[0] = static_cast<uint32_t>(choice.shape.ctas);
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;
-  cuda::launch(cuda::device_kernel(request(choice)), problem.q.device_index, buffers.stream, shape,
-               params);
+  return prepare_launch(problem, make_params(problem, {}), tensor_map_specs(problem, choice),
+                        request(choice), shape);
 }
 
 const Kernel kKernel = {"sm90_attention_forward_small",
                         "Hopper, problems of one wave: all keys of a CTA in shared memory at once",
                         reasons,
                         make_plan,
-                        launch,
+                        prepare,
                         /*only_when_forced=*/false};
 
 std::vector<cuda::KernelRequest> documented_requests() {

@@ -1,5 +1,5 @@
 // The host's side of the latency kernel: which configuration, what parameters. Pure functions but
-// `launch`; tests and the emulator use them as well.
+// `prepare`; tests and the emulator use them as well.
 #pragma once
 
 #include <array>
@@ -39,8 +39,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
 std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
                                                     const ConfigChoice& choice);
 
-void launch(const AttentionProblem& problem, const AttentionPlan& plan,
-            const AttentionBuffers& buffers);
+std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem, const AttentionPlan& plan);
 
 // The configurations embedded in the package.
 std::vector<cuda::KernelRequest> documented_requests();

@@ -4,8 +4,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "src/cuda/host/launch.h"
-#include "src/cuda/sm90/problem.h"
+#include "src/cuda/sm90/prepared_launch.h"
 
 namespace bsk::sm90::attention_forward_split {
 namespace {
@@ -167,12 +166,10 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
   return specs;
 }
 
-void launch(const AttentionProblem& problem, const AttentionPlan& plan,
-            const AttentionBuffers& buffers) {
-  if (plan.tasks == 0) return;
+std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
+                                        const AttentionPlan& plan) {
+  if (plan.tasks == 0) return nullptr;
   const ConfigChoice choice = choose_config(problem);
-  Params params = make_params(problem, buffers, plan.splits);
-  encode_maps(tensor_map_specs(problem, choice), buffers, problem.kv_len() > 0, params);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks / problem.kv_heads());
   shape.grid[1] = static_cast<uint32_t>(problem.kv_heads());
@@ -180,16 +177,16 @@ void launch(const AttentionProblem& problem, const AttentionPlan& plan,
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;
-  cuda::launch(cuda::device_kernel(request(choice)), problem.q.device_index, buffers.stream, shape,
-               params);
+  return prepare_launch(problem, make_params(problem, {}, plan.splits),
+                        tensor_map_specs(problem, choice), request(choice), shape);
 }
 
 const Kernel kKernel = {"sm90_attention_forward_split",
                         "Hopper, few queries against many keys: the CTAs of a cluster share the "
-                        "keys (compiled and emulated, never yet run on a GPU)",
+                        "keys",
                         reasons,
                         make_plan,
-                        launch,
+                        prepare,
                         /*only_when_forced=*/false};
 
 std::vector<cuda::KernelRequest> documented_requests() {
