@@ -21,16 +21,6 @@ __device__ __forceinline__ void sync_cluster() {
           : "memory");
 }
 
-// The two halves of the same, for what lies between them; each by all threads of the cluster.
-struct ClusterArrival {};
-__device__ __forceinline__ ClusterArrival arrive_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  return {};
-}
-__device__ __forceinline__ void wait_cluster(ClusterArrival) {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 // PTX ISA 9.7.9: mapa.shared::cluster. Where CTA `rank` of the cluster has what this one has at
 // `place`.
 __device__ __forceinline__ uint32_t address_at_rank(const void* place, int rank) {
@@ -53,19 +43,6 @@ __device__ __forceinline__ void load_from_rank(float (&values)[4], const float* 
                : "=f"(values[0]), "=f"(values[1]), "=f"(values[2]), "=f"(values[3])
                : "r"(address_at_rank(place, rank))
                : "memory");
-}
-
-// PTX ISA 9.7.9: st.shared::cluster. 4 or 16 bytes to there, aligned so.
-__device__ __forceinline__ void store_to_rank(float* place, int rank, const float (&values)[1]) {
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_at_rank(place, rank)),
-               "f"(values[0])
-               : "memory");
-}
-__device__ __forceinline__ void store_to_rank(float* place, int rank, const float (&values)[4]) {
-  asm volatile(
-      "st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address_at_rank(place, rank)),
-      "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3])
-      : "memory");
 }
 
 }  // namespace bsk::arch

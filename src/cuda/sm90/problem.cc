@@ -116,9 +116,7 @@ int chains_of(const AttentionProblem& problem, int multiprocessors) {
                      problem.softcap == 0.0 && scale_is_a_factor(problem);
   if (!plain || std::max(problem.head_dim(), problem.v_head_dim()) > 64) return 1;
   if (problem.kv_len() <= 128 || problem.kv_len() > 512) return 1;
-  const int64_t tiles = (problem.q_len() + 63) / 64 * problem.q_heads();
-  if (tiles > multiprocessors) return 1;
-  return problem.kv_len() > 256 && 2 * tiles <= multiprocessors ? 4 : 2;
+  return (problem.q_len() + 63) / 64 * problem.q_heads() <= multiprocessors ? 2 : 1;
 }
 
 int broadcast_step(const TensorLayout& tensor, int dimension) {

@@ -39,7 +39,7 @@ cuda::TensorMapSpec tensor_map_spec(const char* name, const TensorLayout& tensor
 int broadcast_step(const TensorLayout& tensor, int dimension);
 
 // In how many interleaved chains of 128-key tiles a dense problem of head_dim up to 64 is computed:
-// 1, 2 or 4. Chains are what the latency kernel's warpgroups share out; where more CTAs are needed
+// 1 or 2. Chains are what the latency kernel's warpgroups share out; where more CTAs are needed
 // than it has room for, the throughput kernel walks the same chains one after the other, so that
 // the bits of a row do not depend on the batch, which this function does not look at.
 int chains_of(const AttentionProblem& problem, int multiprocessors);

@@ -12,25 +12,19 @@
 
 BSK_EMULATE_SMALL(
     d64_k128,
-    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 1, 128, 1>);
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 128, 1>);
 BSK_EMULATE_SMALL(
     d64_k256,
-    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 1, 128, 2>);
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 2>);
 BSK_EMULATE_SMALL(
     d64_k512,
-    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 1, 128, 4>);
-BSK_EMULATE_SMALL(d64_k512_bf16,
-                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 64, 64,
-                                                             2, 1, 128, 4>);
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 4>);
 BSK_EMULATE_SMALL(
-    d64_cluster,
-    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 2, 128, 2>);
-BSK_EMULATE_SMALL(d64_cluster_bf16,
-                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 64, 64,
-                                                             2, 2, 128, 2>);
-BSK_EMULATE_SMALL(d128_k128,
-                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 128, 128,
-                                                             1, 1, 128, 1>);
-BSK_EMULATE_SMALL(d128_k128_bf16,
-                  bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 128,
-                                                             128, 1, 1, 128, 1>);
+    d64_k512_bf16,
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 64, 64, 2, 128, 4>);
+BSK_EMULATE_SMALL(
+    d128_k128,
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kFloat16, 128, 128, 1, 128, 1>);
+BSK_EMULATE_SMALL(
+    d128_k128_bf16,
+    bsk::sm90::attention_forward_small::Config<bsk::arch::Element::kBFloat16, 128, 128, 1, 128, 1>);

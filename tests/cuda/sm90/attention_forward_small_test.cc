@@ -33,9 +33,8 @@ void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) 
   params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);
   params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
   const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
-  emulation::machine().launch(
-      static_cast<int>(plan.tasks), plan.threads, static_cast<int>(plan.shared_bytes), timing,
-      [&] { entry(&params); }, choice.shape.ctas);
+  emulation::machine().launch(static_cast<int>(plan.tasks), plan.threads,
+                              static_cast<int>(plan.shared_bytes), timing, [&] { entry(&params); });
 }
 
 std::vector<Case> cases() {
@@ -51,8 +50,8 @@ std::vector<Case> cases() {
        .kv_len = 500,
        .causal = Causal::kLowerRight,
        .multiprocessors = 4},
-      {.name = "cluster", .q_len = 128, .kv_len = 512, .multiprocessors = 132},
-      {.name = "cluster_causal_gqa",
+      {.name = "many_multiprocessors", .q_len = 128, .kv_len = 512, .multiprocessors = 132},
+      {.name = "many_multiprocessors_causal_gqa",
        .dtype = DataType::kBFloat16,
        .batch = 2,
        .q_heads = 4,
@@ -61,8 +60,8 @@ std::vector<Case> cases() {
        .kv_len = 300,
        .causal = Causal::kUpperLeft,
        .multiprocessors = 132},
-      {.name = "cluster_one_query", .q_len = 1, .kv_len = 257, .multiprocessors = 132},
-      {.name = "cluster_window",
+      {.name = "many_multiprocessors_one_query", .q_len = 1, .kv_len = 257, .multiprocessors = 132},
+      {.name = "many_multiprocessors_window",
        .q_len = 400,
        .kv_len = 500,
        .window_left = 40,

@@ -27,60 +27,52 @@ struct Params {
 };
 
 constexpr int kMaxSharedBytes = 227 * 1024;  // per CTA
-constexpr int kRows = 64;                    // queries of a CTA, and of a cluster
+constexpr int kRows = 64;                    // queries of a CTA
 
-// A cluster of `ctas` CTAs has 64 query rows. Its ctas * key_groups warpgroups take every so
-// many-th tile of kv_tile keys; all keys of a CTA, `tiles` tiles, are in shared memory at once.
+// A CTA has 64 query rows. Its `chains` warpgroups take every chains-th tile of kv_tile keys; all
+// keys, `tiles` tiles, are in shared memory at once.
 struct Shape {
-  int head_dim = 0, v_head_dim = 0, key_groups = 0, ctas = 0, kv_tile = 0, tiles = 0;
+  int head_dim = 0, v_head_dim = 0, chains = 0, kv_tile = 0, tiles = 0;
 
   constexpr bool operator==(const Shape&) const = default;
-  constexpr int chains() const { return key_groups * ctas; }
-  constexpr int keys() const { return kv_tile * tiles * ctas; }
-  constexpr int threads() const { return key_groups * arch::kWarpgroupThreads; }
+  constexpr int keys() const { return kv_tile * tiles; }
+  constexpr int threads() const { return chains * arch::kWarpgroupThreads; }
   constexpr int q_bytes() const { return kRows * head_dim * 2; }
   constexpr int k_bytes() const { return kv_tile * head_dim * 2; }
   constexpr int v_bytes() const { return kv_tile * v_head_dim * 2; }
-  // Each warpgroup of the CTA receives its part of O from all other chains, in fp32.
-  constexpr int merge_bytes() const {
-    return key_groups * (chains() - 1) * (kRows * v_head_dim / chains()) * 4;
-  }
+  // Each warpgroup receives its part of O from all others, in fp32.
+  constexpr int merge_bytes() const { return (chains - 1) * kRows * v_head_dim * 4; }
   static constexpr int kBookkeepingBytes = 4096;  // row statistics and barriers
   constexpr int shared_bytes() const {
     return q_bytes() + tiles * (k_bytes() + v_bytes()) + merge_bytes() + kBookkeepingBytes;
   }
 };
 
-template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kKeyGroupsValue,
-          int kCtasValue, int kKvTileValue, int kTilesValue>
+template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kChainsValue,
+          int kKvTileValue, int kTilesValue>
 struct Config {
   using Params = attention_forward_small::Params;
 
   static constexpr arch::Element kElement = kElementValue;
   static constexpr int kHeadDim = kHeadDimValue;
   static constexpr int kVHeadDim = kVHeadDimValue;
-  static constexpr int kKeyGroups = kKeyGroupsValue;
-  static constexpr int kCtas = kCtasValue;
+  static constexpr int kChains = kChainsValue;
   static constexpr int kKvTile = kKvTileValue;
   static constexpr int kTiles = kTilesValue;
 
-  static constexpr Shape kShape{kHeadDim, kVHeadDim, kKeyGroups, kCtas, kKvTile, kTiles};
-  static constexpr int kChains = kShape.chains();
+  static constexpr Shape kShape{kHeadDim, kVHeadDim, kChains, kKvTile, kTiles};
   static constexpr int kThreads = kShape.threads();
   static constexpr int kMinBlocks = 1;
   static constexpr int kQBytes = kShape.q_bytes();
   static constexpr int kKBytes = kShape.k_bytes();
   static constexpr int kVBytes = kShape.v_bytes();
 
-  // O's fragment of a thread has two rows; with two chains a part is one of them, with four it is
-  // half the columns of one of them.
+  // O's fragment of a thread has two rows; with two chains a part is one of them.
   static constexpr int kPartValues = kVHeadDim / 2 / kChains;
-  static constexpr int kPartColumns = kVHeadDim / (kChains == 4 ? 2 : 1);
 
   static_assert(kHeadDim % 64 == 0 && kVHeadDim % 64 == 0, "whole swizzled chunks");
-  static_assert(kChains == 1 || kChains == 2 || kChains == 4);
-  static_assert(kPartColumns % 32 == 0, "16-byte stores exchange four groups of eight columns");
-  static_assert(kTiles % kKeyGroups == 0);
+  static_assert(kChains == 1 || kChains == 2);
+  static_assert(kTiles % kChains == 0);
 
   struct SharedMemory {
     alignas(1024) uint16_t q[kQBytes / 2];          // [kHeadDim / 64][kRows][64], swizzled

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "src/cuda/arch/barrier.cuh"
-#include "src/cuda/arch/cluster.cuh"
 #include "src/cuda/arch/core.cuh"
 #include "src/cuda/arch/numerics.cuh"
 #include "src/cuda/arch/tma.cuh"
@@ -18,25 +17,21 @@
 namespace bsk::sm90::attention_forward_small {
 
 struct Coordinates {
-  int rank;                                         // of the CTA in its cluster
   int batch, q_head, kv_head, first_row, last_row;  // rows that exist
   int first_tile, end_tile;                         // of keys that some row sees
 };
 
 template <class Config>
 __device__ __forceinline__ Coordinates coordinates_of(const Params& params) {
-  const int rank = Config::kCtas > 1 ? arch::cluster_rank() : 0;
-  const int cluster = arch::block_index() / Config::kCtas;
-  const int head = params.q_tiles.divide(cluster);
-  const int q_tile = cluster - head * static_cast<int>(params.q_tiles.value);
+  const int head = params.q_tiles.divide(arch::block_index());
+  const int q_tile = arch::block_index() - head * static_cast<int>(params.q_tiles.value);
   const int batch = params.q_heads.divide(head);
   const int q_head = head - batch * static_cast<int>(params.q_heads.value);
   const int first_row = q_tile * kRows;
   const int end_row = first_row + kRows;
   const int last_row = (end_row < params.q_len ? end_row : params.q_len) - 1;
   const tile::KeyRange range = tile::keys_of_any_row(params.visibility, first_row, last_row);
-  return {rank,
-          batch,
+  return {batch,
           q_head,
           params.q_heads_per_kv_head.divide(q_head),
           first_row,
@@ -46,8 +41,8 @@ __device__ __forceinline__ Coordinates coordinates_of(const Params& params) {
 }
 
 // Tile t of the keys belongs to chain t % kChains, whatever the rows see: the chains of a row, and
-// so its bits, are those of every kernel that works in as many chains. Chain = rank * kKeyGroups +
-// warpgroup. The first of a chain's tiles that some row sees:
+// so its bits, are those of every kernel that works in as many chains. The first of a chain's tiles
+// that some row sees:
 template <class Config>
 __device__ __forceinline__ int first_tile_of(const Coordinates& at, int chain) {
   constexpr int kMask = Config::kChains - 1;
@@ -55,26 +50,26 @@ __device__ __forceinline__ int first_tile_of(const Coordinates& at, int chain) {
 }
 // Its place in shared memory.
 template <class Config>
-__device__ __forceinline__ int place_of(int tile, int first_tile, int warpgroup) {
-  return (tile - first_tile) / Config::kChains * Config::kKeyGroups + warpgroup;
+__device__ __forceinline__ int place_of(int tile, int first_tile, int chain) {
+  return tile - first_tile + chain;
 }
 
-// One thread of a warpgroup starts the copies of its tiles (and warpgroup 0 of Q). It also
+// One thread of a warpgroup starts the copies of its tiles (and chain 0 of Q). It also
 // initialises their barriers, so that no copy waits for the block's first synchronisation.
 template <class Config>
 __device__ __forceinline__ void start_copies(typename Config::SharedMemory& shared,
                                              const Params& params, const Coordinates& at,
-                                             int warpgroup) {
-  const int first = first_tile_of<Config>(at, at.rank * Config::kKeyGroups + warpgroup);
-  if (warpgroup == 0) arch::barrier_init(shared.q_ready, 1);
+                                             int chain) {
+  const int first = first_tile_of<Config>(at, chain);
+  if (chain == 0) arch::barrier_init(shared.q_ready, 1);
   for (int t = first; t < at.end_tile; t += Config::kChains) {
-    const int place = place_of<Config>(t, first, warpgroup);
+    const int place = place_of<Config>(t, first, chain);
     arch::barrier_init(shared.k_ready[place], 1);
     arch::barrier_init(shared.v_ready[place], 1);
   }
   arch::fence_barrier_init();
   arch::wait_for_previous_grid();
-  if (warpgroup == 0) {
+  if (chain == 0) {
     arch::barrier_arrive_and_expect(shared.q_ready, Config::kQBytes);
     for (int column = 0; column < Config::kHeadDim; column += 64) {
       arch::load_tile(params.q, shared.q_ready, shared.q + column * kRows, column, at.first_row,
@@ -83,7 +78,7 @@ __device__ __forceinline__ void start_copies(typename Config::SharedMemory& shar
     }
   }
   for (int t = first; t < at.end_tile; t += Config::kChains) {
-    const int place = place_of<Config>(t, first, warpgroup);
+    const int place = place_of<Config>(t, first, chain);
     const int first_key = t * Config::kKvTile;
     arch::barrier_arrive_and_expect(shared.k_ready[place], Config::kKBytes);
     for (int column = 0; column < Config::kHeadDim; column += 64) {
@@ -109,7 +104,7 @@ struct Warpgroup {
   SharedMemory& shared;
   const Params& params;
   const Coordinates at;
-  const int warpgroup, chain;
+  const int chain;  // this warpgroup
 
   // All rows against this chain's tiles of keys.
   __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows) {
@@ -118,7 +113,7 @@ struct Warpgroup {
         tile::keys_of_every_row(params.visibility, at.first_row, at.first_row + kRows - 1);
     const int first = first_tile_of<Config>(at, chain);
     for (int t = first; t < at.end_tile; t += Config::kChains) {
-      const int place = place_of<Config>(t, first, warpgroup);
+      const int place = place_of<Config>(t, first, chain);
       float s[kScores];
       uint32_t p[kScores / 2];
       float correction[tile::kRowsPerThread];
@@ -144,44 +139,26 @@ struct Warpgroup {
     }
   }
 
-  // The registers of O in `part`: row part % 2; with four parts columns half part / 2.
+  // The registers of O in `part`, row `part` of the fragment's two.
   static constexpr __device__ __forceinline__ int part_register(int part, int i) {
-    const int group = i / 2 + part / 2 * (Config::kPartColumns / 8);
-    return 4 * group + part % 2 * 2 + i % 2;
+    return i / 2 * 4 + part * 2 + i % 2;
   }
 
-  // Where the chain that finishes `part` gets what `sender` has of it.
-  __device__ __forceinline__ float* merge_slot(int part, int sender, int value) {
-    const int place = sender < part ? sender : sender - 1;
-    const int slot = part % Config::kKeyGroups * (Config::kChains - 1) + place;
-    return shared.merge + ((slot * Config::kPartValues + value) * arch::kWarpgroupThreads +
+  // Where the chain that finishes `part` gets what the other has of it.
+  __device__ __forceinline__ float* merge_slot(int part, int value) {
+    return shared.merge + ((part * Config::kPartValues + value) * arch::kWarpgroupThreads +
                            arch::thread_index() % arch::kWarpgroupThreads * 4);
   }
 
-  template <int kCount>
-  __device__ __forceinline__ void send_values(float* place, int rank,
-                                              const float (&values)[kCount]) {
-    if constexpr (Config::kCtas > 1) {
-      arch::store_to_rank(place, rank, values);
-    } else {
-#pragma unroll
-      for (int c = 0; c < kCount; ++c) place[c] = values[c];
-    }
-  }
-
-  // Hands every part but its own to the chain that finishes it, and its row statistics to all. All
-  // chains hold the same fragment layout, so values travel from thread t to thread t.
+  // Hands the part that the other chain finishes to it, and the row statistics. Both hold the same
+  // fragment layout, so values travel from thread t to thread t.
   __device__ __forceinline__ void send(const float (&o)[kOutputs], const tile::SoftmaxRows& rows) {
 #pragma unroll
-    for (int rank = 0; rank < Config::kCtas; ++rank) {
-#pragma unroll
-      for (int r = 0; r < tile::kRowsPerThread; ++r) {
-        const int row = tile::fragment_row() + 8 * r;
-        if (tile::lane_index() % 4 == 0) {
-          const float maximum[1] = {rows.seen_maximum(r)}, sum[1] = {rows.sum[r]};
-          send_values(&shared.maximum[chain][row], rank, maximum);
-          send_values(&shared.sum[chain][row], rank, sum);
-        }
+    for (int r = 0; r < tile::kRowsPerThread; ++r) {
+      const int row = tile::fragment_row() + 8 * r;
+      if (tile::lane_index() % 4 == 0) {
+        shared.maximum[chain][row] = rows.seen_maximum(r);
+        shared.sum[chain][row] = rows.sum[r];
       }
     }
 #pragma unroll
@@ -189,18 +166,17 @@ struct Warpgroup {
       if (part == chain) continue;
 #pragma unroll
       for (int i = 0; i < Config::kPartValues; i += 4) {
-        const float values[4] = {o[part_register(part, i)], o[part_register(part, i + 1)],
-                                 o[part_register(part, i + 2)], o[part_register(part, i + 3)]};
-        send_values(merge_slot(part, chain, i), part / Config::kKeyGroups, values);
+        float* const slot = merge_slot(part, i);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) slot[c] = o[part_register(part, i + c)];
       }
     }
   }
 
-  // Adds what the other chains computed for part kPart, in the chains' order, and stores it.
+  // Adds what the other chain computed for part kPart, in the chains' order, and stores it.
   template <int kPart>
   __device__ __forceinline__ void finish_part(const float (&o)[kOutputs]) {
-    constexpr int kRow = kPart % 2;
-    const int row = tile::fragment_row() + 8 * kRow;
+    const int row = tile::fragment_row() + 8 * kPart;
     float maximum = tile::kMinusInfinity, sum = 0.0f;
     float part[Config::kPartValues];
 #pragma unroll
@@ -211,7 +187,7 @@ struct Warpgroup {
           tile::combine(maximum, sum, shared.maximum[g][row], shared.sum[g][row]);
 #pragma unroll
       for (int i = 0; i < Config::kPartValues; i += 4) {
-        const float* const slot = g == kPart ? nullptr : merge_slot(kPart, g, i);
+        const float* const slot = g == kPart ? nullptr : merge_slot(kPart, i);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
           const float value = g == kPart ? o[part_register(kPart, i + c)] : slot[c];
@@ -222,12 +198,11 @@ struct Warpgroup {
     const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
 #pragma unroll
     for (int i = 0; i < Config::kPartValues; ++i) part[i] *= inverse;
-    if (params.lse != nullptr && kPart < 2 && tile::lane_index() % 4 == 0) {
-      store_lse(kRow, maximum, sum);
+    if (params.lse != nullptr && tile::lane_index() % 4 == 0) {
+      store_lse(kPart, maximum, sum);
     }
-    tile::store_row<Config::kElement>(part, out_tile(), params.out_row_stride, kRow,
-                                      params.q_len - at.first_row, kPart / 2 * Config::kPartColumns,
-                                      params.v_head_dim);
+    tile::store_row<Config::kElement>(part, out_tile(), params.out_row_stride, kPart,
+                                      params.q_len - at.first_row, 0, params.v_head_dim);
   }
 
   __device__ __forceinline__ void store_lse(int r, float maximum, float sum) {
@@ -242,7 +217,7 @@ struct Warpgroup {
            at.q_head * params.out_head_stride + at.first_row * params.out_row_stride;
   }
 
-  __device__ __forceinline__ void run(arch::ClusterArrival started) {
+  __device__ __forceinline__ void run() {
     float o[kOutputs];
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
@@ -262,20 +237,11 @@ struct Warpgroup {
       tile::store_rows<Config::kElement>(o, factor, out_tile(), params.out_row_stride,
                                          params.q_len - at.first_row, params.v_head_dim);
     } else {
-      if constexpr (Config::kCtas > 1) arch::wait_cluster(started);  // all CTAs run
       send(o, rows);
-      if constexpr (Config::kCtas > 1) {
-        arch::sync_cluster();
-      } else {
-        arch::sync_block();
-      }
+      arch::sync_block();
       // Registers can't be indexed by the chain: one branch each.
       if (chain == 0) finish_part<0>(o);
       if (chain == 1) finish_part<1>(o);
-      if constexpr (Config::kChains == 4) {
-        if (chain == 2) finish_part<2>(o);
-        if (chain == 3) finish_part<3>(o);
-      }
     }
   }
 };
@@ -294,15 +260,9 @@ __device__ __forceinline__ void attention_forward_small(const Params& params) {
     start_copies<Config>(shared, params, at, warpgroup);
   }
   arch::let_next_grid_start();
-  arch::ClusterArrival started{};
-  if constexpr (Config::kCtas > 1) {
-    arch::sync_warp();
-    started = arch::arrive_cluster();
-  }
   arch::sync_block();  // the barriers are initialised
   arch::wait_for_previous_grid();
-  Warpgroup<Config>{shared, params, at, warpgroup, at.rank * Config::kKeyGroups + warpgroup}.run(
-      started);
+  Warpgroup<Config>{shared, params, at, warpgroup}.run();
 }
 
 }  // namespace bsk::sm90::attention_forward_small

@@ -10,8 +10,8 @@ namespace {
 
 int64_t q_tiles(const AttentionProblem& problem) { return (problem.q_len() + kRows - 1) / kRows; }
 
-int64_t ctas(const AttentionProblem& problem, const Shape& shape) {
-  return q_tiles(problem) * problem.q_heads() * problem.batch() * shape.ctas;
+int64_t ctas(const AttentionProblem& problem) {
+  return q_tiles(problem) * problem.q_heads() * problem.batch();
 }
 
 // The shape for a problem, whatever its batch; null if there is none. Its chains are chains_of's.
@@ -21,7 +21,7 @@ const Shape* find_shape(const AttentionProblem& problem, int multiprocessors) {
   const int chains = chains_of(problem, multiprocessors);
   if (chains == 1 && problem.kv_len() > 128) return nullptr;
   for (const Shape& shape : all) {
-    if (widest <= shape.head_dim && problem.kv_len() <= shape.keys() && chains == shape.chains()) {
+    if (widest <= shape.head_dim && problem.kv_len() <= shape.keys() && chains == shape.chains) {
       return &shape;
     }
   }
@@ -44,20 +44,19 @@ cuda::KernelRequest request(const ConfigChoice& choice) {
 
 std::vector<Shape> shapes() {
   return {
-      // head_dim, v_head_dim, key groups, CTAs, keys of a tile, tiles of a CTA
-      {64, 64, 1, 1, 128, 1},    // up to 128 keys
-      {64, 64, 2, 1, 128, 2},    // two chains, up to 256 keys
-      {64, 64, 2, 1, 128, 4},    // two chains, up to 512 keys
-      {64, 64, 2, 2, 128, 2},    // four chains, up to 512 keys
-      {128, 128, 1, 1, 128, 1},  // up to 128 keys
+      // head_dim, v_head_dim, chains, keys of a tile, tiles
+      {64, 64, 1, 128, 1},    // up to 128 keys
+      {64, 64, 2, 128, 2},    // up to 256 keys
+      {64, 64, 2, 128, 4},    // up to 512 keys
+      {128, 128, 1, 128, 1},  // up to 128 keys
   };
 }
 
 std::string ConfigChoice::type_name() const {
   std::string text = "bsk::sm90::attention_forward_small::Config<";
   text += element_type_name(element);
-  for (const int value : {shape.head_dim, shape.v_head_dim, shape.key_groups, shape.ctas,
-                          shape.kv_tile, shape.tiles}) {
+  for (const int value :
+       {shape.head_dim, shape.v_head_dim, shape.chains, shape.kv_tile, shape.tiles}) {
     text.append(", ").append(std::to_string(value));
   }
   return text + ">";
@@ -66,7 +65,7 @@ std::string ConfigChoice::type_name() const {
 std::string ConfigChoice::name() const {
   return "sm90_attention_forward_small_d" + std::to_string(shape.head_dim) + "_" +
          element_name(element) + "_k" + std::to_string(shape.kv_tile) + "x" +
-         std::to_string(shape.tiles * shape.ctas) + "_chains" + std::to_string(shape.chains());
+         std::to_string(shape.tiles) + "_chains" + std::to_string(shape.chains);
 }
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -83,7 +82,7 @@ std::vector<std::string> reasons(const AttentionProblem& problem, const DevicePr
        "needs head_dim up to 128 with up to 128 keys, or head_dim up to 64 with up to 512 keys and "
        "no more tiles of 64 queries in one batch entry than the GPU has multiprocessors, " +
            std::to_string(device.multiprocessors));
-  need(shape == nullptr || ctas(problem, *shape) <= resident_ctas(*shape, device.multiprocessors),
+  need(shape == nullptr || ctas(problem) <= resident_ctas(*shape, device.multiprocessors),
        "needs few enough queries for one wave of CTAs");
   return found;
 }
@@ -100,9 +99,9 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   plan.config = choice.name();
   plan.q_tile = kRows;
   plan.kv_tile = choice.shape.kv_tile;
-  plan.tasks = ctas(problem, choice.shape);
+  plan.tasks = ctas(problem);
   plan.threads = choice.shape.threads();
-  plan.splits = choice.shape.chains();
+  plan.splits = choice.shape.chains;
   plan.shared_bytes = choice.shape.shared_bytes();
   return plan;
 }
@@ -135,7 +134,6 @@ std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
   const ConfigChoice choice = choice_of(problem, plan);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
-  shape.cluster[0] = static_cast<uint32_t>(choice.shape.ctas);
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;

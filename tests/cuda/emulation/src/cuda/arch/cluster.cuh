@@ -9,17 +9,6 @@ namespace bsk::arch {
 
 inline int cluster_rank() { return emulation::machine().rank(); }
 inline void sync_cluster() { emulation::machine().sync_cluster(); }
-using ClusterArrival = int64_t;  // the barrier's generation
-inline ClusterArrival arrive_cluster() { return emulation::machine().arrive_cluster(); }
-inline void wait_cluster(ClusterArrival arrival) { emulation::machine().wait_cluster(arrival); }
-template <size_t kCount>
-void store_to_rank(float* place, int rank, const float (&values)[kCount]) {
-  static_assert(kCount == 1 || kCount == 4);
-  if (emulation::machine().shared_address(place) % sizeof values != 0) {
-    emulation::machine().fault("a remote store is not aligned");
-  }
-  std::memcpy(emulation::machine().at_rank(place, rank), values, sizeof values);
-}
 template <size_t kCount>
 void load_from_rank(float (&values)[kCount], const float* place, int rank) {
   static_assert(kCount == 2 || kCount == 4);
