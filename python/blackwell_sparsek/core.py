@@ -150,5 +150,5 @@ def get_build_info() -> dict[str, Any]:
 def _cuda_driver_version() -> str | None:
     if not torch.cuda.is_available():
         return None
-    version = int(getattr(torch._C, "_cuda_getDriverVersion")())  # noqa: B009 (not in torch's stubs)
+    version = int(_C.engine_status()["driver"][2])
     return f"{version // 1000}.{version % 1000 // 10}"

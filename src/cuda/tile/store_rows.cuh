@@ -58,7 +58,7 @@ __device__ __forceinline__ void store_row(const float (&values)[kCount], uint16_
   }
 }
 
-// Stores factor[r] * o.
+// Stores factor[r] * o; zeros where the factor is 0 (the row saw nothing: O may be 0 * NaN there).
 template <arch::Element kElement, int kCount>
 __device__ __forceinline__ void store_rows(const float (&o)[kCount], const float (&factor)[2],
                                            uint16_t* out, int64_t row_stride, int rows,
@@ -67,7 +67,9 @@ __device__ __forceinline__ void store_rows(const float (&o)[kCount], const float
   for (int r = 0; r < 2; ++r) {
     float values[kCount / 2];
 #pragma unroll
-    for (int i = 0; i < kCount / 2; ++i) values[i] = o[i / 2 * 4 + 2 * r + i % 2] * factor[r];
+    for (int i = 0; i < kCount / 2; ++i) {
+      values[i] = factor[r] == 0.0f ? 0.0f : o[i / 2 * 4 + 2 * r + i % 2] * factor[r];
+    }
     store_row<kElement>(values, out, row_stride, r, rows, 0, columns);
   }
 }

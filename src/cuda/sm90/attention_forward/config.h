@@ -111,6 +111,12 @@ struct Config {
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
 
+  // Whether a thread has room for the scores of two tiles: QK is then issued one tile further
+  // ahead.
+  static constexpr bool kScoresAhead =
+      kConsumers == 2 && !kChained &&
+      kKvTile + kKvTile / 4 + kVHeadDim / 2 + 40 <= kRegisters.consumer;
+
   static constexpr int kQTile = kShape.q_tile();
   static constexpr int kBlocks = kShape.blocks();
   static constexpr int kQKColumns = kShape.qk_columns();

@@ -200,6 +200,16 @@ struct Consumer {
     }
   }
 
+  // Scores to weights, in turn where turns are taken.
+  __device__ __forceinline__ void exponentiate(float (&s)[kScores], tile::SoftmaxRows& rows) {
+    const float scale_in_turn = wait_turn();
+    tile::exponentiate<kScores / 4, Config::kPolynomialQuarters>(
+        s, scale_in_turn, rows, [this](float most, float scale) {
+          pass_turn(most);
+          return Config::kTakesTurns ? arch::load_shared_in_order(shared.scale_log2) : scale;
+        });
+  }
+
   __device__ __forceinline__ void issue_qk(float (&s)[kScores], int stage) {
     tile::issue_qk<Config::kElement, Config::kHeadDim, Config::kQTile, Config::kKvTile>(
         s, shared.q + warpgroup * 64 * arch::kSwizzleElements, shared.stages[stage]);
@@ -275,6 +285,17 @@ struct Consumer {
         }
       }
     }
+    // Takes over the last chain; all of them together are the result.
+    __device__ __forceinline__ void finish(float (&chain_o)[kOutputs], tile::SoftmaxRows& chain) {
+      add(chain_o, chain);
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) chain_o[i] = o[i];
+#pragma unroll
+      for (int r = 0; r < tile::kRowsPerThread; ++r) {
+        chain.maximum[r] = maximum[r];
+        chain.sum[r] = sum[r];
+      }
+    }
   };
 
   // One tile of queries against all its keys: QK of the next tile is issued before PV of this one.
@@ -304,12 +325,7 @@ struct Consumer {
       }
       float correction[tile::kRowsPerThread];
       const bool grown = tile::update_maximum<kScores / 4>(s, scale_log2, rows, correction);
-      const float scale_in_turn = wait_turn();
-      tile::exponentiate<kScores / 4, Config::kPolynomialQuarters>(
-          s, scale_in_turn, rows, [this](float most, float scale) {
-            pass_turn(most);
-            return Config::kTakesTurns ? arch::load_shared_in_order(shared.scale_log2) : scale;
-          });
+      exponentiate(s, rows);
       // K is released here, late, to keep the exponentials in front of the waits below: ptxas moves
       // arithmetic across barriers and branches, and only a data dependency holds it.
       arrive_once_per_warp(
@@ -345,17 +361,77 @@ struct Consumer {
     arch::mma_fence_registers(o);
     arrive_once_per_warp(shared.stage_free[v_stage]);
     if constexpr (Config::kChained) {
-      earlier.add(o, rows);
-#pragma unroll
-      for (int i = 0; i < kOutputs; ++i) o[i] = earlier.o[i];
-#pragma unroll
-      for (int r = 0; r < tile::kRowsPerThread; ++r) {
-        rows.maximum[r] = earlier.maximum[r];
-        rows.sum[r] = earlier.sum[r];
-      }
+      earlier.finish(o, rows);
     } else {
       tile::finish_sums(rows);
     }
+  }
+
+  // The same with QK one tile further ahead, which takes a second set of scores: no product is
+  // waited for that has just been issued.
+  struct Progress {
+    int k_stage, v_stage;
+    uint32_t flags;
+  };
+
+  // The tile whose scores are in `s`; those of the next one, if there is one, arrive in `s_next`.
+  // (No branch stands between a product's issue and its wait: ptxas would serialise them.)
+  template <bool kMore>
+  __device__ __forceinline__ void step(float (&s)[kScores], float (&s_next)[kScores],
+                                       uint32_t (&p)[kScores / 2], float (&o)[kOutputs],
+                                       tile::SoftmaxRows& rows, Progress& progress,
+                                       const Coordinates& at) {
+    const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
+    const uint32_t flags = progress.flags;
+    const int k_stage = progress.k_stage;
+    if constexpr (kMore) {
+      progress.k_stage = wait_stage();
+      progress.flags = shared.records[progress.k_stage].flags;
+      issue_qk(s_next, progress.k_stage);
+    } else {
+      arrive_once_per_warp(shared.q_free);
+    }
+    arch::mma_fence_registers(s);
+    mask(s, flags, k_stage, at);
+    float correction[tile::kRowsPerThread];
+    const bool grown = tile::update_maximum<kScores / 4>(s, scale_log2, rows, correction);
+    exponentiate(s, rows);
+    arrive_once_per_warp(shared.stage_free[arch::order_after(k_stage, rows.sum[0] + rows.sum[1])]);
+    arch::mma_wait<kMore ? 1 : 0>();
+    arch::mma_fence_registers(o);
+    if (progress.v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[progress.v_stage]);
+    if (grown) tile::rescale(o, correction);
+    tile::pack_weights<Config::kElement>(s, p);
+    progress.v_stage = wait_stage();
+    issue_pv(o, p, progress.v_stage);
+    arch::mma_wait<kMore ? 1 : 0>();
+  }
+
+  __device__ __forceinline__ void compute_ahead(float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                                const Coordinates& at) {
+    float s[2][kScores];
+    uint32_t p[kScores / 2];
+    Progress progress;
+    progress.k_stage = wait_stage();
+    progress.v_stage = kNoStage;
+    progress.flags = shared.records[progress.k_stage].flags;
+    issue_qk(s[0], progress.k_stage);
+    arch::mma_wait<0>();
+    for (;;) {
+      if (!(progress.flags & Record::kHasNext)) {
+        this->template step<false>(s[0], s[1], p, o, rows, progress, at);
+        break;
+      }
+      this->template step<true>(s[0], s[1], p, o, rows, progress, at);
+      if (!(progress.flags & Record::kHasNext)) {
+        this->template step<false>(s[1], s[0], p, o, rows, progress, at);
+        break;
+      }
+      this->template step<true>(s[1], s[0], p, o, rows, progress, at);
+    }
+    arch::mma_fence_registers(o);
+    arrive_once_per_warp(shared.stage_free[progress.v_stage]);
+    tile::finish_sums(rows);
   }
 
   __device__ __forceinline__ void run() {
@@ -373,7 +449,11 @@ struct Consumer {
       arch::barrier_wait(shared.q_ready, q_parity);
       q_parity ^= 1;
       if (shared.task_has_tiles) {
-        compute(o, rows, at);
+        if constexpr (Config::kScoresAhead) {
+          compute_ahead(o, rows, at);
+        } else {
+          compute(o, rows, at);
+        }
       } else {
         arch::sync_warp();  // every lane has read the flag
         arrive_once_per_warp(shared.q_free);

@@ -197,7 +197,9 @@ struct Warpgroup {
     }
     const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
 #pragma unroll
-    for (int i = 0; i < Config::kPartValues; ++i) part[i] *= inverse;
+    for (int i = 0; i < Config::kPartValues; ++i) {  // a row that saw nothing may have 0 * NaN
+      part[i] = inverse == 0.0f ? 0.0f : part[i] * inverse;
+    }
     if (params.lse != nullptr && tile::lane_index() % 4 == 0) {
       store_lse(kPart, maximum, sum);
     }

@@ -323,7 +323,9 @@ struct Consumer {
     uint32_t words[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      words[c] = arch::pack<Config::kElement>(total[2 * c] * inverse, total[2 * c + 1] * inverse);
+      words[c] = sum == 0.0f ? 0u  // a row that saw nothing may have 0 * NaN
+                             : arch::pack<Config::kElement>(total[2 * c] * inverse,
+                                                            total[2 * c + 1] * inverse);
     }
     uint16_t* const out = static_cast<uint16_t*>(params.out) + at.batch * params.out_batch_stride +
                           q_head * params.out_head_stride + q_row * params.out_row_stride + column;
