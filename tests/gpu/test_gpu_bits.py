@@ -88,15 +88,6 @@ def test_a_row_alone_gives_the_same_bits_under_masks(length: int) -> None:
         assert torch.equal(results[0][1:2], results[1]), batch_options.keys()
 
 
-@pytest.mark.parametrize("length", [128, 512])
-def test_a_head_alone_gives_the_same_bits(length: int) -> None:
-    Q, K, V = (randn(2, 12, length, 64, seed=i) for i in range(3))
-    whole = attention_forward(Q, K, V)
-    for head in (0, 5, 11):
-        one = slice(head, head + 1)
-        assert torch.equal(whole[:, one], attention_forward(Q[:, one], K[:, one], V[:, one]))
-
-
 @pytest.mark.parametrize("q_len", [1, 64, 100, 500])
 def test_the_company_does_not_matter(q_len: int) -> None:
     """Whatever the other entries of the batch hold (NaN too), and however many there are."""
