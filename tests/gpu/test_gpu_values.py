@@ -106,8 +106,13 @@ def test_special_values_behind_a_bool_mask(names: str) -> None:
 
 @pytest.mark.parametrize("scale", [30.0, 1e4, -1e4, 1e30])
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_huge_scale_does_not_overflow(scale: float, head_dim: int) -> None:
-    Q, K, V = (randn(1, 2, 133, head_dim, seed=i) for i in range(3))
+@pytest.mark.parametrize("lengths", [(133, 133), (5, 600)], ids=str)
+def test_huge_scale_does_not_overflow(
+    scale: float, head_dim: int, lengths: tuple[int, int]
+) -> None:
+    q_len, kv_len = lengths
+    Q = randn(1, 2, q_len, head_dim, seed=0)
+    K, V = (randn(1, 2, kv_len, head_dim, seed=i) for i in (1, 2))
     reference, reference_lse = gpu_tools.exact(Q, K, V, scale)
     for kernel in gpu_tools.takers(Q, K, V, scale=scale):
         with gpu_tools.forced(kernel):
