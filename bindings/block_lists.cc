@@ -48,8 +48,9 @@ BlockLists read_block_lists(PyObject* tuple) {
       lists.device = device;
       lists.device_index = index;
     } else if (device != lists.device || index != lists.device_index) {
-      fail(ErrorKind::kValue, names[i], "must be on the device of full_counts", "another device",
-           "Build the mask with BlockMask's constructors.");
+      fail(ErrorKind::kValue, names[i],
+           "must be on the device of full_counts, " + to_string(lists.device, lists.device_index),
+           to_string(device, index), "Build the mask with BlockMask's constructors.");
     }
   }
   const DLTensor& indices = tensors[1].tensor();

@@ -195,8 +195,9 @@ void Call::read_mask(PyObject* mask) {
 void Call::take_block_lists(const BlockLists& lists) {
   if (lists.device != problem_.q.device ||
       (lists.device == DeviceType::kCuda && lists.device_index != problem_.q.device_index)) {
-    fail(ErrorKind::kValue, "block_mask", "must be on Q's device",
-         lists.device == DeviceType::kCpu ? "the CPU" : "another device",
+    fail(ErrorKind::kValue, "block_mask",
+         "must be on Q's device, " + to_string(problem_.q.device, problem_.q.device_index),
+         to_string(lists.device, lists.device_index),
          "Move it there with block_mask.to(Q.device).");
   }
   problem_.block_mask = lists.layout;

@@ -146,6 +146,7 @@ AttentionProblem dense_problem(DataType dtype, int64_t batch, int64_t q_heads, i
 DeviceProperties cpu_properties(int32_t threads = 0);
 
 const char* to_string(DataType dtype);
+std::string to_string(DeviceType type, int32_t index);  // "cpu", "cuda:0"
 int64_t bytes_per_element(DataType dtype);
 
 }  // namespace bsk

@@ -56,6 +56,10 @@ AttentionProblem dense_problem(DataType dtype, int64_t batch, int64_t q_heads, i
   return problem;
 }
 
+std::string to_string(DeviceType type, int32_t index) {
+  return type == DeviceType::kCpu ? "cpu" : "cuda:" + std::to_string(index);
+}
+
 const char* to_string(DataType dtype) {
   switch (dtype) {
     case DataType::kFloat64: return "float64";

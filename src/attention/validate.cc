@@ -19,10 +19,6 @@ std::string text(const std::array<int64_t, 4>& values) {
   return result + "]";
 }
 
-std::string text(DeviceType type, int32_t index) {
-  return type == DeviceType::kCpu ? "cpu" : "cuda:" + std::to_string(index);
-}
-
 bool is_empty(const TensorLayout& layout) {
   for (int64_t size : layout.shape) {
     if (size == 0) return true;
@@ -32,8 +28,8 @@ bool is_empty(const TensorLayout& layout) {
 
 void check_same_device(const char* name, const TensorLayout& layout, const TensorLayout& q) {
   if (layout.device == q.device && layout.device_index == q.device_index) return;
-  fail(ErrorKind::kValue, name, "must be on Q's device, " + text(q.device, q.device_index),
-       text(layout.device, layout.device_index),
+  fail(ErrorKind::kValue, name, "must be on Q's device, " + to_string(q.device, q.device_index),
+       to_string(layout.device, layout.device_index),
        std::string("Move it there with ") + name + ".to(Q.device).");
 }
 

@@ -185,20 +185,17 @@ def by_torch(
 ) -> Tensor:
     """The problem by torch in the tensors' own precision; rows that see nothing may be NaN.
 
-    By SDPA, or where that cannot (softcap, a mask of another dtype) as attention kernels compute:
-    scores in fp32, weights in the tensors' dtype.
+    By SDPA, or where that cannot (softcap) or is not sure to (an additive mask: which of its
+    kernels take one of another dtype or at odd addresses depends on torch's version) as attention
+    kernels compute: scores in fp32, weights in the tensors' dtype.
     """
     additive = attn_mask is not None and attn_mask.dtype != torch.bool
     allowed = visible(Q, K, attn_mask=attn_mask, **rules)
-    if softcap or (additive and attn_mask is not None and attn_mask.dtype != Q.dtype):
+    if softcap or additive:
         scores = _scores(Q.float(), K.float(), scale, softcap, attn_mask, allowed)
         weights = scores.softmax(-1).to(Q.dtype)
         return weights @ V.repeat_interleave(Q.shape[1] // V.shape[1], 1)
-    mask = allowed
-    if additive and attn_mask is not None:
-        mask = attn_mask if allowed is None else attn_mask.masked_fill(~allowed, -torch.inf)
-    if mask is not None:
-        mask = mask.expand(*Q.shape[:3], K.shape[2])
+    mask = None if allowed is None else allowed.expand(*Q.shape[:3], K.shape[2])
     return scaled_dot_product_attention(
         Q, K, V, mask, scale=scale, enable_gqa=Q.shape[1] != K.shape[1]
     )

@@ -9,11 +9,11 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import block_mask_cases as cases
 import pytest
 import torch
 from torch import Tensor
 
+import block_mask_cases as cases
 from blackwell_sparsek import _C, attention_forward
 from blackwell_sparsek.block_mask import BlockMask
 

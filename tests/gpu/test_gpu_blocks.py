@@ -10,6 +10,7 @@ import torch
 
 import gpu_tools
 from blackwell_sparsek import BlockMask, attention_forward
+from block_mask_cases import assert_same
 from gpu_tools import DEVICE, check, generator, qkv, randn
 
 pytestmark = gpu_tools.gpu_only()
@@ -94,9 +95,7 @@ def test_pattern(pattern: str, is_causal: bool | str, lengths: tuple[int, int]) 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_device_builds_what_the_cpu_builds(pattern: str) -> None:
     here, there = (PATTERNS[pattern](400, 400, device) for device in (DEVICE, "cpu"))
-    for ours, expected in zip(here._tensors(), there._tensors(), strict=True):
-        assert (ours is None) == (expected is None)
-        assert ours is None or expected is None or torch.equal(ours.cpu(), expected)
+    assert_same(here, there)
 
 
 @pytest.mark.parametrize("block_k", [16, 32, 64, 128])

@@ -43,7 +43,7 @@ WRONG: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], tuple[str,
     "block_mask on the CPU": (
         lambda: {"block_mask": BlockMask.random(70, 70, 1.0)},
         ValueError,
-        ("block_mask", "cuda:0", "cpu", "to("),
+        ("block_mask: ", "Q's device, cuda:0", "cpu", "block_mask.to(Q.device)"),
     ),
     "out on the CPU": (
         lambda: {"out": torch.empty(2, 4, 70, 64, dtype=torch.float16)},

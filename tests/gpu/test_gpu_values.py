@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 import gpu_tools
 from blackwell_sparsek import attention_forward
-from gpu_tools import DEVICE, DTYPES, check, qkv, randn
+from blackwell_sparsek.attention import plan
+from gpu_tools import DEVICE, DTYPES, ON_GPU, check, qkv, randn
 from oracle_tools import oracle
 
 pytestmark = gpu_tools.gpu_only()
@@ -16,19 +19,40 @@ INF, NAN = torch.inf, torch.nan
 
 
 def same_special_values(
-    Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor, **options: object
+    Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor, special_v: int = -1, **options: object
 ) -> None:
-    """NaN and inf in the places where the reference has them; elsewhere close to it."""
+    """NaN and inf in the places where the reference has them; elsewhere close to it.
+
+    `special_v`: the key whose value is special; rows that do not see it, but have it in a tile that
+    a GPU kernel computes for them, may be NaN where it is special (docs/numerics.md).
+    """
     expected, _ = oracle(Q.cpu(), K.cpu(), V.cpu(), **options)
     expected = expected.to(DEVICE)
     for kernel in gpu_tools.takers(Q, K, V, **options):
         with gpu_tools.forced(kernel):
+            line = plan(Q, K, V, **options)  # type: ignore[arg-type]
             result = attention_forward(Q, K, V, **options)  # type: ignore[arg-type]
-        assert torch.equal(result.isnan(), expected.isnan()), f"{kernel}: NaN in other places"
-        assert torch.equal(result.isinf(), expected.isinf()), f"{kernel}: inf in other places"
+        if special_v >= 0 and ON_GPU:
+            reached = rows_that_compute(line, gpu_tools.visible(Q, K, **options), special_v)
+            may_be_nan = reached[:, None] & ~V[:, :, special_v].isfinite()[:, :, None]
+            excused = may_be_nan & expected.isfinite() & result.isnan()
+            result = torch.where(excused, expected, result.double())
+        assert torch.equal(result.isnan(), expected.isnan()), f"{line}: NaN in other places"
+        assert torch.equal(result.isinf(), expected.isinf()), f"{line}: inf in other places"
         finite = expected.isfinite()
         error = (result.double() - expected)[finite].abs()
-        assert error.numel() == 0 or float(error.max()) < 0.05, kernel
+        assert error.numel() == 0 or float(error.max()) < 0.05, line
+
+
+def rows_that_compute(line: str, seen: torch.Tensor | None, key: int) -> torch.Tensor:
+    """bool [q_len]: rows in whose tile of queries some row sees some key of the tile with `key`."""
+    found = re.search(r"tasks of (\d+) query rows, steps of (\d+) keys", line)
+    assert found is not None and seen is not None, line
+    q_tile, kv_tile = int(found[1]), int(found[2])
+    first_key = key // kv_tile * kv_tile
+    rows = seen[:, first_key : first_key + kv_tile].any(-1)
+    tiles = [tile.any().expand(len(tile)) for tile in rows.split(q_tile)]
+    return torch.cat(tiles)
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF], ids=str)
@@ -55,28 +79,40 @@ def test_special_keys_reach_only_the_rows_that_see_them(
 def test_special_values_of_v_reach_only_the_rows_that_see_them(
     value: float, options: dict[str, object]
 ) -> None:
-    Q, K, V = (randn(1, 2, 200, 64, seed=i) for i in range(3))
-    V[0, 0, 100, 7] = value
-    same_special_values(Q, K, V, **options)
+    Q, K, V = (randn(1, 2, 500, 64, seed=i) for i in range(3))
+    V[0, 0, 300, 7] = value
+    same_special_values(Q, K, V, special_v=300, **options)
 
 
-def test_special_values_behind_a_bool_mask() -> None:
-    """Padding keys may hold anything: the usual case of a batch with garbage at its end."""
+@pytest.mark.parametrize("names", ["K", "V", "KV"])
+def test_special_values_behind_a_bool_mask(names: str) -> None:
+    """A batch with garbage at its end. A GPU kernel multiplies the values of masked keys by 0: they
+    must be finite there, or only their own entry of the batch is NaN; the keys may be anything."""
     Q, K, V = (randn(2, 2, 150, 64, seed=i) for i in range(3))
-    K[0, :, 90:] = V[0, :, 90:] = NAN
+    for name in names:
+        (K if name == "K" else V)[0, :, 90:] = NAN
     keep = torch.ones(2, 1, 1, 150, dtype=torch.bool, device=DEVICE)
     keep[0, ..., 90:] = False
     clean = [t.nan_to_num(0.0) for t in (K, V)]
     for kernel in gpu_tools.takers(Q, K, V, attn_mask=keep):
         with gpu_tools.forced(kernel):
             result = attention_forward(Q, K, V, attn_mask=keep)
-            assert torch.equal(result, attention_forward(Q, *clean, attn_mask=keep)), kernel
+            expected = attention_forward(Q, *clean, attn_mask=keep)
+        same = result == expected
+        if ON_GPU and "V" in names:
+            same[0] |= result[0].isnan()
+        assert same.all(), kernel
 
 
 @pytest.mark.parametrize("scale", [30.0, 1e4, -1e4, 1e30])
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_huge_scale_does_not_overflow(scale: float, head_dim: int) -> None:
-    Q, K, V = (randn(1, 2, 133, head_dim, seed=i) for i in range(3))
+@pytest.mark.parametrize("lengths", [(133, 133), (5, 600)], ids=str)
+def test_huge_scale_does_not_overflow(
+    scale: float, head_dim: int, lengths: tuple[int, int]
+) -> None:
+    q_len, kv_len = lengths
+    Q = randn(1, 2, q_len, head_dim, seed=0)
+    K, V = (randn(1, 2, kv_len, head_dim, seed=i) for i in (1, 2))
     reference, reference_lse = gpu_tools.exact(Q, K, V, scale)
     for kernel in gpu_tools.takers(Q, K, V, scale=scale):
         with gpu_tools.forced(kernel):

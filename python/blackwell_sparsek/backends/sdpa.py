@@ -59,21 +59,40 @@ class _Handle:
         self.library: torch.library.Library | None = library
 
     def remove(self) -> None:
-        self.library = None  # its finalizer brings the previous kernels back
+        if self.library is not None:
+            self.library._destroy()  # brings the previous kernels back
+        self.library = None
 
 
 def _activate(keys: tuple[str, ...] | None = None) -> _Handle:
-    """Puts our kernels in front of torch's, for the CPU and, in a CUDA build, for CUDA."""
+    """Puts our kernels in front of torch's, for the CPU and, in a CUDA build, for CUDA.
+
+    All of them or, where torch refuses one, none.
+    """
     if keys is None:
         keys = ("CPU", "CUDA") if torch.version.cuda is not None else ("CPU",)
-    library = torch.library.Library("aten", "IMPL")
-    for key in keys:
-        for name, make in _OVERRIDES[key].items():
-            kernel = make(_previous_kernel(name, key), key)
-            with warnings.catch_warnings():  # torch warns of the override that the user asked for
-                warnings.simplefilter("ignore")
-                library.impl(name, kernel, key, with_keyset=True)
-    return _Handle(library)
+    handle = _Handle(torch.library.Library("aten", "IMPL"))
+    try:
+        for key in keys:
+            for name, make in _OVERRIDES[key].items():
+                if _is_operator(name):
+                    _override(handle, name, key, make(_previous_kernel(name, key), key))
+    except BaseException:
+        handle.remove()
+        raise
+    return handle
+
+
+def _override(handle: _Handle, name: str, key: str, kernel: Callable[..., Any]) -> None:
+    assert handle.library is not None
+    with warnings.catch_warnings():  # torch warns of the override that the user asked for
+        warnings.simplefilter("ignore")
+        handle.library.impl(name, kernel, key, with_keyset=True)
+
+
+def _is_operator(name: str) -> bool:
+    """Whether this torch has it: torch 2.11 has no _flash_attention_forward_no_dropout_inplace."""
+    return hasattr(torch.ops.aten, name)
 
 
 def _previous_kernel(name: str, key: str) -> Any:

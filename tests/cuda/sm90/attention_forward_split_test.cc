@@ -148,6 +148,7 @@ std::vector<Case> cases() {
       {.name = "softcap", .q_heads = 4, .q_len = 3, .kv_len = 400, .softcap = 2.0},
       {.name = "negative_scale", .q_heads = 4, .q_len = 3, .kv_len = 400, .scale = -0.2},
       {.name = "huge_scale", .q_heads = 2, .q_len = 5, .kv_len = 600, .scale = 30.0},
+      {.name = "scale_applied_first", .q_heads = 2, .q_len = 5, .kv_len = 600, .scale = 1000.0},
       {.name = "nan_query", .q_heads = 2, .q_len = 5, .kv_len = 600, .nan_query = true},
       {.name = "infinite_key", .q_heads = 2, .q_len = 5, .kv_len = 600, .infinite_key = true},
       {.name = "padding_mask",

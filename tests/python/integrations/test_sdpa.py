@@ -148,6 +148,44 @@ def test_compile_with_the_entry_active(active: None) -> None:
     torch.testing.assert_close(compiled(*tensors), attention_forward(*tensors) + 1)
 
 
+def _is_overridden(name: str) -> bool:
+    return f"aten/{name}/CPU" in torch.library._impls
+
+
+def test_an_operator_that_torch_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with torch 2.11, which lacks one that torch 2.13 has."""
+    first, *_, last = sdpa._OVERRIDES["CPU"]
+    overrides = {**sdpa._OVERRIDES["CPU"], "_no_such_operator": sdpa._flash_inplace}
+    monkeypatch.setitem(sdpa._OVERRIDES, "CPU", overrides)
+    register_sdpa()
+    activate_flash_attention_impl("BSK")
+    assert _is_overridden(first) and _is_overridden(last)
+    assert not _is_overridden("_no_such_operator")
+    tensors = qkv()
+    result = scaled_dot_product_attention(*tensors, enable_gqa=True)
+    assert torch.equal(result, attention_forward(*tensors))
+    restore_flash_attention_impl()
+    assert not _is_overridden(first) and not _is_overridden(last)
+
+
+def test_a_failed_activation_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = qkv()
+    expected = scaled_dot_product_attention(*tensors, enable_gqa=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(sdpa, "_is_operator", lambda name: True)
+        overrides = {**sdpa._OVERRIDES["CPU"], "_no_such_operator": sdpa._flash_inplace}
+        broken.setitem(sdpa._OVERRIDES, "CPU", overrides)
+        register_sdpa()
+        with pytest.raises(RuntimeError, match="_no_such_operator") as failure:
+            activate_flash_attention_impl("BSK")
+        assert failure.traceback  # which holds the frames, and what they refer to, alive
+    assert current_flash_attention_impl() is None
+    assert not any(_is_overridden(name) for name in overrides)
+    assert torch.equal(scaled_dot_product_attention(*tensors, enable_gqa=True), expected)
+    activate_flash_attention_impl("BSK")
+    restore_flash_attention_impl()
+
+
 # ---- packed sequences ----------------------------------------------------------------------------
 
 OFFSETS_Q = torch.tensor([0, 5, 5, 45], dtype=torch.int32)

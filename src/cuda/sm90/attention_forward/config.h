@@ -85,7 +85,8 @@ constexpr RegisterBudget registers_for(const Shape& shape) {
 // kTakesTurns: one warpgroup at a time exponentiates, which pays where two share a multiprocessor.
 // kChained: tiles of keys are visited in Params::chains interleaved chains, one after the other, as
 // sm90_attention_forward_small's warpgroups have them (problem.h, chains_of).
-// kTransform: scores are scaled (and soft-capped) one by one, which attn_mask and scales <= 0 need.
+// kTransform: scores are scaled (and soft-capped) one by one, which attn_mask needs, and a scale
+// that is no factor (scale_is_a_factor).
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,

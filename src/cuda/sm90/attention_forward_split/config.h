@@ -76,7 +76,8 @@ struct Shape {
   }
 };
 
-// kTransform: scores are scaled (and soft-capped) one by one, which attn_mask and scales <= 0 need.
+// kTransform: scores are scaled (and soft-capped) one by one, which attn_mask needs, and a scale
+// that is no factor (scale_is_a_factor).
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kKvTileValue,
           bool kTransformValue = false, tile::MaskType kMaskValue = tile::MaskType::kNone>
 struct Config {

@@ -81,7 +81,7 @@ ConfigChoice choose_config(const AttentionProblem& problem) {
   choice.shape.v_head_dim = tile_columns(problem.v_head_dim());
   choice.mask = mask_type(problem);
   choice.transform =
-      choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 || !(problem.scale > 0.0);
+      choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 || !scale_is_a_factor(problem);
   // Stages of 16 KB at head_dim 64 and 128 without a mask. What is done to scores one by one takes
   // registers, of which wide rows of O leave few.
   const int widest = std::max(choice.shape.head_dim, choice.shape.v_head_dim);
