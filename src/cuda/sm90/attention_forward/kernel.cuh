@@ -1,5 +1,5 @@
 // Attention forward for long sequences on Hopper: one warpgroup copies, one to three multiply.
-// DESIGN.md beside this has the picture. Compiled and emulated; never yet run on a GPU.
+// DESIGN.md beside this has the picture.
 #pragma once
 
 #include "src/cuda/arch/barrier.cuh"

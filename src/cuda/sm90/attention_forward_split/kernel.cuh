@@ -1,6 +1,5 @@
 // Attention forward for few queries against many keys on Hopper: the CTAs of a cluster share the
-// keys and merge through distributed shared memory. DESIGN.md beside this has the picture. Compiled
-// and emulated; never yet run on a GPU.
+// keys and merge through distributed shared memory. DESIGN.md beside this has the picture.
 #pragma once
 
 #include "src/cuda/arch/barrier.cuh"

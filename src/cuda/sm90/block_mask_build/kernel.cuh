@@ -1,5 +1,5 @@
 // Builders of block masks: one launch makes the lists (and bits) of a whole mask. DESIGN.md beside
-// this has the picture. Compiled and emulated; never yet run on a GPU.
+// this has the picture.
 #pragma once
 
 #include "src/cuda/sm90/block_mask_build/patterns.cuh"
