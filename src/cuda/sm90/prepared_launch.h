@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "src/attention/kernel.h"
+#include "src/cuda/host/driver.h"
 #include "src/cuda/host/launch.h"
 #include "src/cuda/sm90/problem.h"
 
@@ -48,6 +49,8 @@ class PreparedKernel final : public PreparedLaunch {
   void set_maps(const AttentionBuffers& buffers) {
     const bool has_keys = problem_.kv_len() > 0;
     if (!encoded_) {
+      // A thread that has used no CUDA yet has no context, which encoding needs.
+      const cuda::ScopedDevice scoped(cuda::cuda_device(problem_.q.device_index));
       encode_maps(specs_, buffers, has_keys, params_);
       encoded_ = true;
       return;

@@ -227,6 +227,8 @@ BSK_FAKE(cuTensorMapEncodeTiled,
           CUtensorMapSwizzle swizzle, CUtensorMapL2promotion promotion,
           CUtensorMapFloatOOBfill fill),
          {
+           // As the driver on the test GPU answered a thread that had used no CUDA before.
+           if (t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
            FakeTensorMap fake{type,
                               static_cast<int>(rank),
                               interleave,
