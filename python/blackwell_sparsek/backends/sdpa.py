@@ -12,7 +12,7 @@ without a kernel, float64, a paged cache, ...) goes to the kernel that was there
 on our output and LSE.
 
 On the CPU this is tested; varlen_attn, for which torch itself has no CPU kernel, works there
-through us. The CUDA overrides have never run on a GPU.
+through us.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The clocks for calls on a GPU: graph replay, event pairs, host. Microseconds throughout.
 
-Written by the method of the project's performance notes; not yet run on a GPU.
+By the method of docs/lab_notes.
 """
 
 from __future__ import annotations

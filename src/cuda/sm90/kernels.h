@@ -1,5 +1,4 @@
-// The Hopper attention kernels, in the order in which src/attention offers them. They have been
-// compiled for sm_90a and emulated, never yet run on a GPU.
+// The Hopper attention kernels, as src/attention offers them.
 #pragma once
 
 #include "src/attention/kernel.h"
