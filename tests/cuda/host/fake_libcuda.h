@@ -37,8 +37,9 @@ struct FakeCuda {
   std::vector<FakeTensorMap> tensor_maps;
   std::map<std::string, int> failures;       // symbol -> CUresult of every call
   std::map<std::string, int> failures_once;  // symbol -> CUresult of the next call
-  std::vector<std::string> missing;          // symbols that this driver is too old for
-  uintptr_t capturing_stream = 0;            // in global mode; 0 = none
+  bool maps_need_context = false;    // cuTensorMapEncodeTiled fails on a thread that has none
+  std::vector<std::string> missing;  // symbols that this driver is too old for
+  uintptr_t capturing_stream = 0;    // in global mode; 0 = none
   bool capture_invalidated = false;
   int unsafe_calls_refused = 0;
 

@@ -153,6 +153,7 @@ TEST_F(PreparedCallsTest, each_device_has_its_own) {
 }
 
 TEST_F(PreparedCallsTest, threads_do_not_see_each_others_addresses) {
+  fake().maps_need_context = true;
   std::vector<std::thread> threads;
   for (uintptr_t t = 1; t <= 8; ++t) {
     threads.emplace_back([t] {

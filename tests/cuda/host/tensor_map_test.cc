@@ -1,6 +1,5 @@
 #include "src/cuda/host/tensor_map.h"
 
-#include "src/cuda/host/driver.h"
 #include "tests/cuda/host/engine_test.h"
 
 namespace bsk::cuda {
@@ -27,7 +26,6 @@ class TensorMapTest : public EngineTest {
 };
 
 TEST_F(TensorMapTest, the_driver_gets_what_the_spec_says) {
-  const ScopedDevice scoped(cuda_device(0));
   const TensorMapData map = encode_tensor_map(attention_spec(), memory_);
   EXPECT_EQ(map.opaque[15], 0x5eedu);
   ASSERT_EQ(fake().tensor_maps.size(), 1u);
@@ -47,7 +45,6 @@ TEST_F(TensorMapTest, the_driver_gets_what_the_spec_says) {
 
 // A tensor's stride in a dimension of size 1 may be anything: torch keeps what a view left there.
 TEST_F(TensorMapTest, strides_of_size_1_dimensions_become_legal_ones) {
-  const ScopedDevice scoped(cuda_device(0));
   for (const int64_t stride : {int64_t{0}, int64_t{1}, int64_t{-7}, int64_t{3}, int64_t{1} << 60}) {
     for (const size_t dimension : {size_t{1}, size_t{2}, size_t{3}}) {
       fake().tensor_maps.clear();
