@@ -81,6 +81,7 @@ class EngineTest : public ::testing::Test {
     fake().tensor_maps.clear();
     fake().failures.clear();
     fake().failures_once.clear();
+    fake().maps_need_context = false;
     fake().capturing_stream = 0;
     fake().capture_invalidated = false;
     use({});
