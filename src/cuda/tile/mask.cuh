@@ -99,6 +99,20 @@ __device__ __forceinline__ void remove_pairs(float (&scores)[kBlocks * kBlockKey
   }
 }
 
+// One pair's element of attn_mask, at offset `at`, put to its score.
+template <MaskType kMask>
+__device__ __forceinline__ void mask_score(float& score, const MaskTensor& mask, int64_t at) {
+  if constexpr (kMask == MaskType::kBool) {
+    if (static_cast<const uint8_t*>(mask.data)[at] == 0) score = kMinusInfinity;
+  } else if constexpr (kMask == MaskType::kFloat32) {
+    score += kLog2e * static_cast<const float*>(mask.data)[at];
+  } else {
+    const uint16_t bits = static_cast<const uint16_t*>(mask.data)[at];
+    score += kLog2e * (kMask == MaskType::kFloat16 ? arch::half_to_float(bits)
+                                                   : arch::bfloat16_to_float(bits));
+  }
+}
+
 // attn_mask for this thread's part of a tile. Rows and keys beyond the ends read the last one; the
 // visible range removes them afterwards.
 template <MaskType kMask, int kBlockKeys, int kBlocks>
@@ -120,15 +134,7 @@ __device__ __forceinline__ void apply_mask_tensor(float (&scores)[kBlocks * kBlo
           const int key = record.blocks[b].first_key + 8 * j + fragment_column() + c;
           const int64_t at = row_offset + (key < kv_len ? key : kv_len - 1) * mask.column_stride;
           float& score = scores[4 * (b * kGroups + j) + 2 * r + c];
-          if constexpr (kMask == MaskType::kBool) {
-            if (static_cast<const uint8_t*>(mask.data)[at] == 0) score = kMinusInfinity;
-          } else if constexpr (kMask == MaskType::kFloat32) {
-            score += kLog2e * static_cast<const float*>(mask.data)[at];
-          } else {
-            const uint16_t bits = static_cast<const uint16_t*>(mask.data)[at];
-            score += kLog2e * (kMask == MaskType::kFloat16 ? arch::half_to_float(bits)
-                                                           : arch::bfloat16_to_float(bits));
-          }
+          mask_score<kMask>(score, mask, at);
         }
       }
     }

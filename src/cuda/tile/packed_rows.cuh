@@ -48,15 +48,7 @@ __device__ __forceinline__ void apply_mask_rows(float (&scores)[kKeys / 2], int 
       for (int r = 0; r < kRowsPerThread; ++r) {
         const int64_t at = row_offsets[r] + column_offset;
         float& score = scores[4 * j + 2 * r + c];
-        if constexpr (kMask == MaskType::kBool) {
-          if (static_cast<const uint8_t*>(mask.data)[at] == 0) score = kMinusInfinity;
-        } else if constexpr (kMask == MaskType::kFloat32) {
-          score += kLog2e * static_cast<const float*>(mask.data)[at];
-        } else {
-          const uint16_t bits = static_cast<const uint16_t*>(mask.data)[at];
-          score += kLog2e * (kMask == MaskType::kFloat16 ? arch::half_to_float(bits)
-                                                         : arch::bfloat16_to_float(bits));
-        }
+        mask_score<kMask>(score, mask, at);
       }
     }
   }
