@@ -95,6 +95,13 @@ def test_no_open_ends() -> None:
         assert not re.search(r"^(<{7}|>{7}) ", text, flags=re.M), path
 
 
+def test_markdown_is_markdown() -> None:
+    """No heading that a C++ formatter has eaten: it writes "##Title" or indents it."""
+    for path in tracked(".md"):
+        text = re.sub(r"^( *)```.*?^\1```$", "", path.read_text(), flags=re.M | re.S)
+        assert not re.search(r"^ *#+[A-Za-z]|^ +##", text, flags=re.M), path
+
+
 def test_nothing_names_a_machine() -> None:
     """No path of a developer's machine, no address of a package registry."""
     this = Path(__file__)
