@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,54 +10,41 @@ from typing import Any
 import pytest
 
 import gpu_tools
-from blackwell_sparsek import _C
+from blackwell_sparsek.bench import first_call as bench
+from blackwell_sparsek.bench.first_call import PACKAGED
 from gpu_tools import needs_cuda
 
 pytestmark = [gpu_tools.gpu_only(), needs_cuda]
-
-PACKAGED = Path(_C.__file__).resolve().parent / "kernels"
-CHILD = Path(__file__).with_name("first_call.py")
 
 needs_sources = pytest.mark.skipif(
     not PACKAGED.is_dir(), reason="this build of the package holds no kernels"
 )
 
 
-def start(kernel_dir: Path | str, cache: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "BSK_BUILD_DIR": str(cache)}
-    command = [sys.executable, str(CHILD), str(kernel_dir)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(kernels: Path | None, cache: Path) -> subprocess.Popen[str]:
+    return bench.start(bench.CASES["documented"], "cuda", cache, kernels=kernels)
 
 
 def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = child.communicate(timeout=100)
-    assert child.returncode == 0, err[-2000:]
-    report: dict[str, Any] = json.loads(out.splitlines()[-1])
-    assert report["right"]
+    report = bench.finish(child, 100)
+    assert report.get("correct"), report
     return report
 
 
-def first_call(kernel_dir: Path | str, cache: Path) -> dict[str, Any]:
-    return finish(start(kernel_dir, cache))
+def first_call(kernels: Path | None, cache: Path) -> dict[str, Any]:
+    return finish(start(kernels, cache))
 
 
 @pytest.fixture
 def sources_only(tmp_path: Path) -> Path:
-    """The package's kernel folder without its cubins."""
-    folder = tmp_path / "kernels"
-    folder.mkdir()
-    (folder / "source").symlink_to(PACKAGED / "source")
-    (folder / "source.digest").write_bytes((PACKAGED / "source.digest").read_bytes())
-    return folder
+    return bench.sources_alone(tmp_path)
 
 
 @pytest.mark.timed
 @pytest.mark.skipif(not (PACKAGED / "cubins").is_dir(), reason="this build embeds no cubins")
 def test_embedded(tmp_path: Path, figure: Callable[[str], None]) -> None:
     cache = tmp_path / "cache"
-    report = first_call("", cache)
+    report = first_call(None, cache)
     figure(f"first call, {report['origin']}: {report['seconds']:.3f} s")
     assert report["origin"] == "embedded" and report["warnings"] == []
     assert not cache.exists()  # nothing was compiled, so nothing was written

@@ -309,10 +309,11 @@ def test_first_calls_are_those_of_new_processes() -> None:
     for name in ("documented", "another"):
         assert 0 < found[name]["seconds"] < 30, found
         assert found[name]["plan"].startswith("cpu_attention_forward")
+        assert found[name]["correct"] is True and found[name]["origin"] is None
 
 
 def test_a_first_call_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_call, "CASES", {"documented": {"head_dim": 7}})
     assert "head_dim" in first_call.measure("cpu")["documented"]["error"]
-    slow = first_call.measure("cpu", timeout=0.01)
+    slow = first_call.measure("cpu", timeout_s=0.01)
     assert slow["documented"] == {"error": "no end within 0.01 s"}
