@@ -14,6 +14,8 @@ class FakeGpu:
 
     def __init__(self, us: float) -> None:
         self.us, self.now = us, 0.0
+        self.current = torch.device("cuda:0")
+        self.clocked_on: set[torch.device] = set()
         self.captured: list[str] | None = None
         self.refuses_capture = False
         self.calls: list[str] = []
@@ -41,6 +43,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
         def record(self) -> None:
             self.at = fake.now
+            fake.clocked_on.add(fake.current)
 
         def synchronize(self) -> None:
             pass
@@ -67,6 +70,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
         finally:
             fake.captured = None
 
+    @contextlib.contextmanager
+    def device(wanted):
+        before, fake.current = fake.current, wanted
+        yield
+        fake.current = before
+
     def sleep(cycles: int) -> None:
         fake.now += 1000.0
 
@@ -77,6 +86,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
         ("current_stream", Stream),
         ("stream", lambda stream: contextlib.nullcontext()),
         ("graph", capturing),
+        ("device", device),
         ("synchronize", lambda: None),
         ("_sleep", sleep),
     ):
@@ -147,8 +157,11 @@ def test_a_steady_state_lasts_as_long_as_asked(gpu: FakeGpu) -> None:
 
 
 def test_benchmark_latency_takes_all_clocks(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "_holds_cuda", lambda tree: True)
+    """On the device of the call's tensors, whichever is the current one."""
+    second = torch.device("cuda:1")
+    monkeypatch.setattr(benchmark, "_cuda_device", lambda tree: second)
     stats = benchmark_latency(gpu.call(), num_iters=20)
+    assert gpu.clocked_on == {second} and gpu.current == torch.device("cuda:0")
     assert (stats["method"], stats["calls_per_sample"]) == ("graph", 200)
     assert stats["gpu_us"] == stats["event_us"] == pytest.approx(7.0)
     assert stats["host_us"] > 0

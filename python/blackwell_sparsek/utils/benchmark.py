@@ -27,8 +27,8 @@ def benchmark_latency(
 ) -> dict[str, Any]:
     """Times `fn(*args, **kwargs)`; all times in microseconds per call.
 
-    A call is on a GPU where its arguments or its result hold a CUDA tensor. The GPU clocks follow
-    the project's method but have not been run on a GPU yet.
+    A call is on a GPU where its arguments or its result hold a CUDA tensor: on the first one's, which
+    is the current device while it is timed.
 
     Args:
         fn: what to time; `benchmark_latency(lambda: f(x))` works as well as
@@ -58,17 +58,37 @@ def benchmark_latency(
     def call() -> Any:
         return fn(*args, **kwargs)
 
-    on_gpu = _holds_cuda((args, kwargs, call()))
-    if not on_gpu and method in ("graph", "event"):
-        raise ValueError(
-            f"method: {method!r} needs a call on a GPU; got one without CUDA tensors. "
-            "Use method='auto' or 'wall'."
-        )
-    for _ in range(num_warmup):
-        call()
-    if not on_gpu:
+    device = _cuda_device((args, kwargs, call()))
+    if device is None:
+        if method in ("graph", "event"):
+            raise ValueError(
+                f"method: {method!r} needs a call on a GPU; got one without CUDA tensors. "
+                "Use method='auto' or 'wall'."
+            )
+        for _ in range(num_warmup):
+            call()
         return _result(_wall_samples(call, num_iters), num_iters, "wall")
+    with torch.cuda.device(device):  # whose clock it is that an event or a graph reads
+        for _ in range(num_warmup):
+            call()
+        return _gpu_result(call, num_iters, method)
 
+
+def statistics_us(samples: Sequence[float]) -> dict[str, float]:
+    """Mean, median, extremes, standard deviation (0 for one sample), 95th and 99th percentile."""
+    values = torch.tensor(samples, dtype=torch.float64)
+    return {
+        "mean_us": float(values.mean()),
+        "median_us": _quantile(samples, 0.5),
+        "min_us": float(values.min()),
+        "max_us": float(values.max()),
+        "std_us": float(values.std()) if len(samples) > 1 else 0.0,
+        "p95_us": _quantile(samples, 0.95),
+        "p99_us": _quantile(samples, 0.99),
+    }
+
+
+def _gpu_result(call: Callable[[], Any], num_iters: int, method: str) -> dict[str, Any]:
     graph: list[float] | None = None
     calls, graph_error = 1, None
     if method != "wall":
@@ -92,20 +112,6 @@ def benchmark_latency(
     result["event_us"] = _quantile(eager, 0.5)
     result["host_us"] = _gpu_timing.median_host_us(call)
     return result
-
-
-def statistics_us(samples: Sequence[float]) -> dict[str, float]:
-    """Mean, median, extremes, standard deviation (0 for one sample), 95th and 99th percentile."""
-    values = torch.tensor(samples, dtype=torch.float64)
-    return {
-        "mean_us": float(values.mean()),
-        "median_us": _quantile(samples, 0.5),
-        "min_us": float(values.min()),
-        "max_us": float(values.max()),
-        "std_us": float(values.std()) if len(samples) > 1 else 0.0,
-        "p95_us": _quantile(samples, 0.95),
-        "p99_us": _quantile(samples, 0.99),
-    }
 
 
 def _result(
@@ -133,8 +139,11 @@ def _wall_samples(call: Callable[[], Any], num_iters: int) -> list[float]:
     return samples
 
 
-def _holds_cuda(tree: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in tree_leaves(tree))
+def _cuda_device(tree: Any) -> torch.device | None:
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor) and leaf.is_cuda:
+            return leaf.device
+    return None
 
 
 def _check(fn: object, num_warmup: object, num_iters: object, method: object) -> None:
