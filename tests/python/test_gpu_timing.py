@@ -59,11 +59,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
             fake.now += fake.us * len(self.nodes)
 
     class Stream:
+        def __init__(self) -> None:
+            self.device = fake.current
+
         def wait_stream(self, other) -> None:
             pass
 
     @contextlib.contextmanager
-    def capturing(graph):
+    def capturing(graph, stream):
+        assert stream.device == fake.current
         fake.captured = graph.nodes
         try:
             yield

@@ -66,7 +66,8 @@ def capture(calls: Sequence[Call], nodes: int) -> Graph:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # Torch's own capture stream is one for all devices: that of the first capture.
+        with torch.cuda.graph(graph, stream=side):
             for node in range(nodes):
                 calls[node % len(calls)]()
     except RuntimeError as error:
