@@ -4,7 +4,7 @@
 # BSK_USER_ID, BSK_CONTAINER_BUILDER (docker, buildah or podman), BSK_BUILD_OPTIONS (more options for the builder).
 source "$(dirname "$0")/common.sh"
 
-image="${BSK_IMAGE:-ghcr.io/yourusername/blackwell-sparsek}"
+image="${BSK_IMAGE:-blackwell-sparsek}"
 version="$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)"
 stages=("$@")
 [ $# -gt 0 ] || stages=(prod bench dev ci)

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +84,15 @@ def test_module_needs_no_framework() -> None:
     plain = (weights @ v.repeat_interleave(2, 2).transpose(1, 2)).transpose(1, 2)
     torch.testing.assert_close(result, plain, rtol=1e-5, atol=1e-5)
     assert result.is_contiguous()
+
+
+def test_the_vllm_service_asks_for_no_backend_that_nothing_registers() -> None:
+    compose = (Path(__file__).parents[3] / "docker-compose.yml").read_text()
+    service = compose.partition("  vllm-server:\n")[2]
+    assert "      - serve\n" in service
+    plugins = importlib.metadata.entry_points(group="vllm.general_plugins")
+    registered = any(plugin.name == "blackwell_sparsek" for plugin in plugins)
+    assert ("--attention-backend" in service) == registered
 
 
 def test_vllm_omni_callable() -> None:
