@@ -92,9 +92,14 @@ def least_ratio(case: str, *peers: str, clock: str = "gpu_us") -> Measure:
     return _of(case, measure)
 
 
-def host_ratio(case: str, clock: str) -> Measure:
-    """The cheapest SDPA's time to issue a call over ours."""
-    return _of(case, lambda row: report.host_ratio(row, clock))
+def host_ratio(case: str, *clocks: str) -> Measure:
+    """The cheapest SDPA's time to issue a call over ours, by the best of the clocks."""
+
+    def measure(row: Row) -> float | None:
+        ratios = [report.host_ratio(row, clock) for clock in clocks]
+        return max((ratio for ratio in ratios if ratio is not None), default=None)
+
+    return _of(case, measure)
 
 
 def percent_of_law(case: str) -> Measure:
@@ -221,7 +226,8 @@ def _calls() -> list[Target]:
     return [
         Target(4, "host issue cost, SDPA's over ours, allocating", 2.8, 3.8,
                host_ratio(case, "host_us"), "x"),
-        Target(4, "host issue cost, SDPA's over ours, out=", 4.5, 6, host_ratio(case, "host_out_us"), "x"),
+        Target(4, "host issue cost, SDPA's over ours, out= or prepared", 4.5, 6,
+               host_ratio(case, "host_out_us", "host_prepared_us"), "x"),
         Target(4, "event pair around one eager call, S512, SDPA's over ours", 2.2, 3, event, "x"),
         Target(4, "first call, documented", 0.2, 0.05, _first_call("documented"), "s", at_most=True),
         Target(4, "first call, another configuration", 10, 4, _first_call("another"), "s", at_most=True),
@@ -246,6 +252,12 @@ _SPARSE = (
 )  # fmt: skip
 
 
+_NEVER_SLOWER = (
+    *((length, dim, block, "0.25") for length in (2048, 8192) for dim in (128, 64) for block in (128, 64)),
+    (4096, 128, 128, "0.27"),
+)  # fmt: skip
+
+
 def _sparse() -> list[Target]:
     found = []
     for length, dim, block, densities in _SPARSE:
@@ -256,8 +268,8 @@ def _sparse() -> list[Target]:
             found.append(Target(5, label, 1.4, 2, least_ratio(case, "flex"), "x"))
     causal = _random(16384, 128, 128, "0.25", "_causal")
     found.append(Target(5, f"{causal}: of the law", 75, 88, percent_of_law(causal), "%"))
-    for length in (2048, 8192):
-        case = _random(length, 128, 128, "0.25")
+    for length, dim, block, density in _NEVER_SLOWER:
+        case = _random(length, dim, block, density)
         dense = f"{OURS}_dense"
         found.append(
             Target(
@@ -306,6 +318,7 @@ def _masks() -> list[Target]:
         Target(5, f"{padding}: over unmasked", 1.1, 1.02, over_dense(padding), "x", at_most=True),
         Target(5, f"{additive}: over unmasked", 1.6, 1.3, over_dense(additive), "x", at_most=True),
         Target(5, "host issue cost of a block mask, on top", 1, 0.5, _host_on_top(blocks), "us", at_most=True),
+        Target(5, "host issue cost of a padding mask, on top", 1, 0.5, _host_on_top(padding), "us", at_most=True),
     ]  # fmt: skip
 
 

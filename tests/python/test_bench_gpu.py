@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 from typer.testing import CliRunner
 
 from blackwell_sparsek import _C, cli, core
@@ -25,7 +26,7 @@ from blackwell_sparsek.bench import (
     session,
     tables,
 )
-from blackwell_sparsek.bench.cases import Blocks, Case
+from blackwell_sparsek.bench.cases import Blocks, Case, varied
 from blackwell_sparsek.bench.checking import Check
 from blackwell_sparsek.bench.gpu_runner import Limits
 from blackwell_sparsek.bench.torch_attention import allowed_rows
@@ -97,7 +98,7 @@ def test_a_row_has_every_clock(clock: FakeClock) -> None:
     assert ours["method"] == "graph" and ours["rounds"] == 5
     assert ours["median"] == ours["gpu_us"] == ours["overlapped_us"] == ours["cold_us"] == 10.0
     assert (ours["spun_us"], ours["event_us"]) == (11.0, 15.0)
-    assert (ours["host_us"], ours["host_out_us"]) == (3.0, 3.0)
+    assert ours["host_us"] == ours["host_out_us"] == ours["host_prepared_us"] == 3.0
     assert ours["nodes"] == 200 and ours["replays"] >= 30
     assert "host_out_us" not in row["us"]["sdpa_flash"]
     assert row["case"]["q_len"] == 128 and row["flops"] == 4 * 4 * 128 * 128 * 64
@@ -195,6 +196,7 @@ def test_block_masks_bring_the_dense_times_and_the_building(clock: FakeClock) ->
     assert building["from_dense"]["share"] == building["top_k"]["share"] == 1.0
     assert building["from_dense"]["gpu_us"] == 10.0 and building["top_k"]["host_us"] == 3.0
     assert building["flex_create_block_mask"]["wall_us"] > 0
+    assert building["flex_from_kv_blocks"]["wall_us"] > 0
 
 
 @pytest.mark.parametrize("pattern", ["window", "document"])
@@ -202,6 +204,7 @@ def test_other_patterns_time_their_own_builder(clock: FakeClock, pattern: str) -
     case = dataclasses.replace(BLOCKS, blocks=Blocks(pattern, window=100, size=(64, 64)))
     found = mask_building.measure(case, case.make(), 20.0, clock)
     assert found[pattern]["share"] == 0.5 and "top_k" not in found
+    assert "wall_us" in found["flex_create_block_mask"] and "flex_from_kv_blocks" not in found
 
 
 def test_steady_state_tells_clock_and_power(
@@ -259,19 +262,50 @@ def test_the_check_holds_long_rows_to_their_own_size(dtype: str) -> None:
 # ---- FlexAttention's masks ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        dataclasses.replace(BLOCKS, is_causal=True, q_len=256),
-        BLOCKS,
-        dataclasses.replace(BLOCKS, q_len=200, kv_len=200),
-        Case(q_heads=2, q_len=200, window=(60, 0), is_causal=True),
-        Case(q_heads=2, q_len=100, kv_len=300, window=(60, 20)),
-        Case(q_heads=2, q_len=300, blocks=Blocks("window", window=70, sink=5, size=(64, 64))),
-        Case(q_heads=2, q_len=300, blocks=Blocks("document", window=90), is_causal=True),
-    ],
-    ids=lambda case: case.name,
-)
+BY_LISTS = [
+    dataclasses.replace(BLOCKS, is_causal=True),
+    BLOCKS,
+    dataclasses.replace(BLOCKS, q_len=200, kv_len=200),
+]
+BY_RULES = [
+    Case(q_heads=2, q_len=200, window=(60, 0), is_causal=True),
+    Case(q_heads=2, q_len=100, kv_len=300, window=(60, 20)),
+    Case(q_heads=2, q_len=300, blocks=Blocks("window", window=70, sink=5, size=(64, 64))),
+    Case(q_heads=2, q_len=300, blocks=Blocks("document", window=90), is_causal=True),
+]
+FLEX = Limits(seconds=1.0, wanted=lambda name: name == "flex")
+
+
+@pytest.mark.parametrize("case", BY_RULES, ids=lambda case: case.name)
+def test_flex_is_timed_where_its_result_is_right(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
+    """Uncompiled: it asks the rules alone, whatever the lists of blocks."""
+    monkeypatch.setattr(peers, "_compiled_flex", lambda: flex_attention)
+    row = gpu_runner.run_case(case, "cpu", FLEX, clock)
+    assert row["us"]["flex"]["gpu_us"] == 10.0, row["not_run"]
+    other = dataclasses.replace(case, window=(3, 0), is_causal=True, blocks=None)
+    wrong = peers.flex_block_mask(other, other.make())
+    monkeypatch.setattr(peers, "flex_block_mask", lambda *_: wrong)
+    row = gpu_runner.run_case(case, "cpu", FLEX, clock)
+    assert "flex" not in row["us"] and "differs from fp64" in row["not_run"]["flex"]
+
+
+@pytest.mark.slow
+def test_flex_compiled_takes_lists_and_another_density_without_compiling_anew(
+    clock: FakeClock,
+) -> None:
+    torch._dynamo.utils.counters.clear()
+    for density in (0.5, 0.25):
+        blocks = dataclasses.replace(BLOCKS.blocks, density=density)
+        case = dataclasses.replace(BY_LISTS[0], blocks=blocks)
+        with torch.no_grad():
+            row = gpu_runner.run_case(case, "cpu", FLEX, clock)
+        assert row["us"]["flex"]["gpu_us"] == 10.0, row["not_run"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("case", [*BY_LISTS, *BY_RULES], ids=lambda case: case.name)
 def test_flex_gets_the_same_mask(case: Case) -> None:
     """Its BlockMask, asked pair by pair, allows what the case allows."""
     inputs = case.make()
@@ -301,8 +335,8 @@ def test_flex_gets_the_same_mask(case: Case) -> None:
 
 
 def test_create_block_mask_is_not_tried_where_it_would_not_fit() -> None:
-    case = tables.TABLES["sparse"].quick[0]
-    with pytest.raises(ValueError, match="evaluates 4.3 billion pairs"):
+    case = varied(tables.TABLES["sparse"].quick[0], q_len=65536)
+    with pytest.raises(ValueError, match="evaluates 68.7 billion pairs"):
         peers.create_flex_block_mask(case, None)
 
 

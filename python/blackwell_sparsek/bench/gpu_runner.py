@@ -21,6 +21,7 @@ from blackwell_sparsek.bench import gpu_state, mask_building, roofline
 from blackwell_sparsek.bench.cases import Case, Inputs
 from blackwell_sparsek.bench.checking import Check
 from blackwell_sparsek.bench.peers import OURS, OURS_DENSE, Peer, gpu_peers, ours, reason, variants
+from blackwell_sparsek.prepared import prepare
 from blackwell_sparsek.utils import _gpu_timing
 
 _COLD_BYTES = 250e6  # of rotating inputs: several times the L2 cache
@@ -50,7 +51,9 @@ class _Side:
     def __init__(self, peer: Peer, inputs: Inputs) -> None:
         self.peer = peer
         self.call = peer.bound(inputs)
-        self.out_call: Callable[[], Any] | None = None  # writes to a tensor given
+        # The call that writes to a tensor given, and the same prepared.
+        self.out_call: Callable[[], Any] | None = None
+        self.prepared_call: Callable[[], Any] | None = None
         self.us = 0.0  # a first estimate
         self.graphs: dict[str, Any] = {}
         self.graph_error: str | None = None
@@ -92,8 +95,8 @@ def run_case(
     `gpu_us` (the headline: per node of a graph, inputs warm, kernels of ours kept from
     overlapping), `overlapped_us` (ours with programmatic dependent launch, as users get it),
     `cold_us` (rotating inputs), `spun_us` (event pair behind a spin kernel), `event_us` (event pair
-    around an eager call on an idle GPU), `host_us` and `host_out_us` (time to issue a call that
-    allocates its result, or is given it), `steady_us`. `not_run` says why peers are missing;
+    around an eager call on an idle GPU), `host_us`, `host_out_us` and `host_prepared_us` (time to issue
+    a call that allocates its result, is given it, or is given it and was prepared), `steady_us`. `not_run` says why peers are missing;
     `control` is an empty kernel of the same grid.
     """
     started = time.perf_counter()
@@ -106,6 +109,7 @@ def run_case(
     sides = [_Side(first, inputs)]
     out = torch.empty_like(first.bound(inputs)())
     sides[0].out_call = functools.partial(attention_forward, Q, K, V, out=out, **options)
+    sides[0].prepared_call = functools.partial(prepare(Q, K, V, **options), Q, K, V, out=out)
     for peer in [*variants(inputs, limits.variants), *rivals]:
         side = _Side(peer, inputs)
         wrong = _failure(side, check if peer.same else None)
@@ -227,7 +231,11 @@ def _round(side: _Side, slice_us: float, clock: Any) -> None:
     side.call()
     side.add("spun_us", [clock.spun_event_us(side.call) for _ in range(events)])
     side.add("event_us", [clock.eager_event_us(side.call) for _ in range(events)])
-    for kind, call in (("host_us", side.call), ("host_out_us", side.out_call)):
+    for kind, call in (
+        ("host_us", side.call),
+        ("host_out_us", side.out_call),
+        ("host_prepared_us", side.prepared_call),
+    ):
         if call is not None:
             calls = _within(0.1 * slice_us / side.us, _HOST_CALLS)
             runs = _HOST_RUNS if calls == _HOST_CALLS[1] else 2

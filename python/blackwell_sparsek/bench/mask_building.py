@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from blackwell_sparsek.bench.cases import Case, Inputs
-from blackwell_sparsek.bench.peers import create_flex_block_mask, reason
+from blackwell_sparsek.bench.peers import create_flex_block_mask, flex_block_mask, reason
 from blackwell_sparsek.block_mask import BlockMask
 
 _NODES, _REPLAYS, _EVENTS, _HOST_RUNS = 20, 10, 5, 5
@@ -19,15 +19,15 @@ _NODES, _REPLAYS, _EVENTS, _HOST_RUNS = 20, 10, 5, 5
 
 def measure(case: Case, inputs: Inputs, attention_us: float, clock: Any) -> dict[str, Any]:
     """For each builder `gpu_us` (per node of a graph), `spun_us`, `host_us`, and `share`: its GPU
-    time over the attention's. `flex_create_block_mask` has `wall_us`: it waits for the GPU itself.
-    A builder that fails has `error` instead."""
+    time over the attention's. FlexAttention's builders have `wall_us`, as they wait for the GPU
+    themselves: `create_block_mask` of the case's rules, and for random blocks `from_kv_blocks` of the
+    dense block tensor. A builder that fails has `error` instead."""
     found = {
         name: _timed(build, attention_us, clock) for name, build in builders(case, inputs).items()
     }
-    try:
-        found["flex_create_block_mask"] = _wall(case, inputs, attention_us)
-    except Exception as error:
-        found["flex_create_block_mask"] = {"error": reason(error)}
+    found["flex_create_block_mask"] = _wall(create_flex_block_mask, case, inputs, attention_us)
+    if case.blocks is not None and case.blocks.pattern == "random":
+        found["flex_from_kv_blocks"] = _wall(flex_block_mask, case, inputs, attention_us)
     return found
 
 
@@ -68,12 +68,17 @@ def _timed(build: Callable[[], Any], attention_us: float, clock: Any) -> dict[st
     return found
 
 
-def _wall(case: Case, inputs: Inputs, attention_us: float) -> dict[str, Any]:
+def _wall(
+    build: Callable[[Case, Inputs], Any], case: Case, inputs: Inputs, attention_us: float
+) -> dict[str, Any]:
     samples = []
-    for _ in range(3):
-        start = time.perf_counter_ns()
-        mask = create_flex_block_mask(case, inputs)
-        mask.kv_num_blocks.sum().item()
-        samples.append((time.perf_counter_ns() - start) / 1e3)
+    try:
+        for _ in range(3):
+            start = time.perf_counter_ns()
+            mask = build(case, inputs)
+            mask.kv_num_blocks.sum().item()
+            samples.append((time.perf_counter_ns() - start) / 1e3)
+    except Exception as error:
+        return {"error": reason(error)}
     us = statistics.median(samples)
     return {"wall_us": us, "share": us / attention_us}

@@ -28,6 +28,7 @@ _BACKENDS = {
     "sdpa_efficient": "EFFICIENT_ATTENTION",
 }
 _MAX_MASK_PAIRS = 2**28  # above, a materialised mask is no peer: gigabytes, and mostly reading it
+_MAX_EVALUATED_PAIRS = 2**33  # by create_block_mask, a byte and more for each
 
 
 class Peer(NamedTuple):
@@ -270,7 +271,7 @@ def create_flex_block_mask(case: Case, inputs: Inputs) -> Any:
     per_head = case.blocks is not None and case.blocks.pattern == "random"
     heads = case.q_heads if per_head else 1
     pairs = heads * case.q_len * case.kv_len
-    if pairs > 4 * _MAX_MASK_PAIRS:
+    if pairs > _MAX_EVALUATED_PAIRS:
         raise ValueError(f"create_block_mask evaluates {pairs / 1e9:.1f} billion pairs at once")
     return create_block_mask(
         flex_mask_mod(case, inputs),

@@ -53,6 +53,7 @@ def _columns(rows: Sequence[Row], peak: Callable[[Row], float]) -> dict[str, Any
         "event": ours("event_us"),
         "host": ours("host_us", 2),
         "host out=": ours("host_out_us", 2),
+        "host prepared": ours("host_prepared_us", 2),
         "TFLOP/s": lambda row: _number(speed(row), 1 if speed(row) >= 10 else 3),
         "% peak": percent,
         "GB/s": lambda row: _number(bandwidth(row), 0 if bandwidth(row) >= 10 else 1),
@@ -60,6 +61,7 @@ def _columns(rows: Sequence[Row], peak: Callable[[Row], float]) -> dict[str, Any
         **{f"x {_short(peer)}": against(peer) for peer in peers},
         "x host": host("host_us"),
         "x host out=": host("host_out_us"),
+        "x host prepared": host("host_prepared_us"),
         "error": lambda row: f"{row['max_error']:.1e}" + ("" if row["correct"] else " WRONG"),
     }
 
@@ -71,7 +73,7 @@ def ratio(row: Row, peer: str, clock: str = "median") -> float | None:
 
 
 def host_ratio(row: Row, clock: str) -> float | None:
-    """The host issue cost of the cheapest SDPA backend over ours, by `host_us` or `host_out_us`."""
+    """The host issue cost of the cheapest SDPA backend over ours, by one of its clocks."""
     times = [
         us["host_us"]
         for name, us in row["us"].items()
