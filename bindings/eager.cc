@@ -13,10 +13,12 @@ namespace bsk::python {
 namespace {
 
 // The arguments of Python's attention_forward, in its order.
-constexpr const char* kNames[] = {"Q",      "K",       "V",          "scale",      "is_causal", "attn_mask",
-                                  "window", "softcap", "block_mask", "return_lse", "out"};
-constexpr Py_ssize_t kCount = 11, kPositional = 4, kIsCausal = 4, kMask = 5, kReturnLse = 9, kOut = 10;
-constexpr Py_ssize_t kOptions = 7;  // from scale to return_lse
+constexpr const char* kNames[] = {"Q",          "K",          "V",      "scale",
+                                  "is_causal",  "attn_mask",  "window", "softcap",
+                                  "block_mask", "return_lse", "out"};
+constexpr Py_ssize_t kCount = 11, kPositional = 4, kIsCausal = 4, kMask = 5, kReturnLse = 9,
+                     kOut = 10;
+constexpr Py_ssize_t kOptions = 7;
 
 // The path of nearly every call. What it does not handle, and whatever breaks a rule, it leaves to
 // the careful path in Python by answering NotImplemented; nothing has been computed then.
@@ -57,29 +59,45 @@ PyObject* attention_forward_eager_entry(PyObject*, PyObject* const* args, Py_ssi
   return forward(all);
 }
 
-PyObject* attention_forward_prepared_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 5 || !PyTuple_CheckExact(args[3]) || PyTuple_Size(args[3]) != kOptions) {
-    PyErr_SetString(PyExc_TypeError, "attention_forward_prepared takes Q, K, V, 7 options, out");
-    return nullptr;
-  }
-  PyObject* all[kCount] = {args[0], args[1], args[2]};
-  for (Py_ssize_t i = 0; i < kOptions; ++i) all[3 + i] = PyTuple_GetItem(args[3], i);
-  all[kOut] = args[4];
+// options: from scale to return_lse.
+PyObject* forward_prepared(PyObject* const* tensors, PyObject* options, PyObject* out) {
+  if (!PyTuple_CheckExact(options) || PyTuple_Size(options) != kOptions) Py_RETURN_NOTIMPLEMENTED;
+  PyObject* all[kCount] = {tensors[0], tensors[1], tensors[2]};
+  for (Py_ssize_t i = 0; i < kOptions; ++i) all[3 + i] = PyTuple_GetItem(options, i);
+  all[kOut] = out;
   return compute(all, is_plain_prepared_call);
 }
 
-// ---- calls of Python's attention_forward that run no Python code --------------------------------
+PyObject* attention_forward_prepared_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (count != 5) Py_RETURN_NOTIMPLEMENTED;
+  return forward_prepared(args, args[3], args[4]);
+}
+
+// ---- calls that run no Python code --------------------------------------------------------------
 // CPython 3.12 lets an extension answer the calls of a function (PyFunction_SetVectorcall), which
 // stays what it is to everything else: inspect, pickle, torch.compile. The limited API has neither
-// the types nor the functions.
+// the type nor the functions.
 
-using Vectorcall = PyObject* (*)(PyObject* callable, PyObject* const* args, size_t count_and_flag,
+using Vectorcall = PyObject* (*)(PyObject* function, PyObject* const* args, size_t count_and_flag,
                                  PyObject* keyword_names);
-constexpr size_t kCountBits = ~(size_t{1} << (8 * sizeof(size_t) - 1));
 
-Vectorcall python_body = nullptr;
-PyObject* names[kCount];  // interned, so that equal ones are one object
+Py_ssize_t count_of(size_t count_and_flag) {
+  constexpr size_t kFlag = size_t{1} << (8 * sizeof(size_t) - 1);
+  return static_cast<Py_ssize_t>(count_and_flag & ~kFlag);
+}
+
+Vectorcall forward_body = nullptr, prepared_body = nullptr;  // what runs the Python code
+PyObject* names[kCount];                                     // interned: equal ones are one object
+PyObject* options_name = nullptr;
 PyCFunction compiler_callback = nullptr;
+
+// Whether torch.compile looks at the frames of this thread. A call without a frame it cannot see.
+bool is_watched() {
+  PyObject* const callback = compiler_callback(nullptr, nullptr);
+  if (callback == nullptr) PyErr_Clear();
+  Py_XDECREF(callback);
+  return callback != Py_None;
+}
 
 // False where Python has to look at the arguments itself.
 bool sort_arguments(PyObject* const* args, Py_ssize_t positional, PyObject* keyword_names,
@@ -101,28 +119,38 @@ bool sort_arguments(PyObject* const* args, Py_ssize_t positional, PyObject* keyw
   return true;
 }
 
-// Whether torch.compile looks at the frames of this thread, to which a call without one is nothing.
-bool is_watched() {
-  PyObject* const callback = compiler_callback(nullptr, nullptr);
-  Py_XDECREF(callback);
-  return callback != Py_None;
-}
-
-PyObject* attention_forward_vectorcall(PyObject* function, PyObject* const* args,
-                                       size_t count_and_flag, PyObject* keyword_names) {
+PyObject* forward_vectorcall(PyObject* function, PyObject* const* args, size_t count_and_flag,
+                             PyObject* keyword_names) {
   PyObject* all[kCount];
-  if (!is_watched() && sort_arguments(args, static_cast<Py_ssize_t>(count_and_flag & kCountBits),
-                                      keyword_names, all)) {
+  if (!is_watched() && sort_arguments(args, count_of(count_and_flag), keyword_names, all)) {
     PyObject* const result = forward(all);
     if (result != Py_NotImplemented) return result;
     Py_DECREF(result);
   }
-  return python_body(function, args, count_and_flag, keyword_names);
+  return forward_body(function, args, count_and_flag, keyword_names);
+}
+
+// PreparedAttention.__call__(self, Q, K, V, *, out=None)
+PyObject* prepared_vectorcall(PyObject* function, PyObject* const* args, size_t count_and_flag,
+                              PyObject* keyword_names) {
+  const Py_ssize_t keywords = keyword_names == nullptr ? 0 : PyTuple_Size(keyword_names);
+  if (count_of(count_and_flag) == 4 && !is_watched() &&
+      (keywords == 0 || (keywords == 1 && PyTuple_GetItem(keyword_names, 0) == names[kOut]))) {
+    PyObject* const options = PyObject_GetAttr(args[0], options_name);
+    if (options == nullptr) return nullptr;
+    PyObject* const result = forward_prepared(args + 1, options, keywords == 0 ? Py_None : args[4]);
+    Py_DECREF(options);
+    if (result != Py_NotImplemented) return result;
+    Py_DECREF(result);
+  }
+  return prepared_body(function, args, count_and_flag, keyword_names);
 }
 
 PyObject* answer_calls_entry(PyObject*, PyObject* args) {
-  PyObject *function, *callback;
-  if (!PyArg_ParseTuple(args, "OO", &function, &callback)) return nullptr;
+  PyObject *forward_function, *prepared_function, *callback;
+  if (!PyArg_ParseTuple(args, "OOO", &forward_function, &prepared_function, &callback)) {
+    return nullptr;
+  }
   const auto set = reinterpret_cast<void (*)(PyObject*, Vectorcall)>(
       dlsym(RTLD_DEFAULT, "PyFunction_SetVectorcall"));
   const auto get =
@@ -131,14 +159,18 @@ PyObject* answer_calls_entry(PyObject*, PyObject* args) {
       PyCFunction_GetFlags(callback) != METH_NOARGS) {
     Py_RETURN_FALSE;
   }
-  for (Py_ssize_t i = 0; i < kCount; ++i) {
-    names[i] = PyUnicode_InternFromString(kNames[i]);
-    if (names[i] == nullptr) return nullptr;
-  }
+  options_name = PyUnicode_InternFromString("_options");
+  for (Py_ssize_t i = 0; i < kCount; ++i) names[i] = PyUnicode_InternFromString(kNames[i]);
+  if (PyErr_Occurred() != nullptr) return nullptr;
   Py_INCREF(callback);
   compiler_callback = PyCFunction_GetFunction(callback);
-  python_body = get(function);
-  set(function, attention_forward_vectorcall);
+  const auto answer = [&](PyObject* function, Vectorcall ours, Vectorcall& body) {
+    if (get(function) == ours) return;
+    body = get(function);
+    set(function, ours);
+  };
+  answer(forward_function, forward_vectorcall, forward_body);
+  answer(prepared_function, prepared_vectorcall, prepared_body);
   Py_RETURN_TRUE;
 }
 
@@ -155,10 +187,10 @@ PyMethodDef methods[] = {
      "attention_forward_eager, but asks about the tensors' types and gradients only, and does not "
      "tell autograd of a changed out."},
     {"answer_calls", answer_calls_entry, METH_VARARGS,
-     "answer_calls(attention_forward, compiler_callback) -> bool: from now on calls of the Python "
-     "function go to attention_forward_eager first and run its code only where that answers "
-     "NotImplemented, or where compiler_callback() is not None. False before CPython 3.12, which "
-     "cannot."},
+     "answer_calls(attention_forward, PreparedAttention.__call__, compiler_callback) -> bool: from "
+     "now on calls of these two go to the native entries first and run Python code only where "
+     "those answer NotImplemented, or where compiler_callback() is not None. False, and nothing "
+     "changed, before CPython 3.12."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -8,11 +8,11 @@ namespace bsk::python {
 
 // What the gate asks, as Python gives it.
 struct GateSources {
-  PyObject* types;       // the exact tensor types whose memory may be read; new ones are the first's
-  PyObject* flags;       // callables, truthy (not None) while something acts on calls: modes,
-                         // transforms, tracing
-  PyObject* forward_ad;  // the module whose _current_level is not negative under forward AD
-  PyObject* autocast;    // one more flag, for calls whose dtypes it may change
+  PyObject* types;  // the exact tensor types whose memory may be read; new ones are the first's
+  PyObject* flags;  // callables, truthy (not None) while something acts on calls: modes,
+                    // transforms, tracing
+  PyObject* forward_ad;         // the module whose _current_level is not negative under forward AD
+  PyObject* autocast;           // one more flag, for calls whose dtypes it may change
   PyObject* grad_enabled;       // callable: whether gradients are recorded
   PyObject* requires_grad;      // the descriptor of tensors' attribute
   PyObject* is_negated;         // some tensor's bound method is_neg; asked of others

@@ -66,7 +66,7 @@ def attention_forward(
         UnsupportedError: no kernel of this build takes the problem, or gradients are asked for,
             which no kernel computes yet; `Config(fallback='sdpa')` computes both with torch.
     """
-    # From CPython 3.12 on most calls do not come here: see `answer_calls` below.
+    # From CPython 3.12 on most calls do not come here: see `answer_calls` in prepared.py.
     if not _is_compiling():
         result = _attention_forward_eager(
             Q, K, V, scale, is_causal, attn_mask, window, softcap, block_mask, return_lse, out
@@ -229,7 +229,6 @@ _C.set_gate(
     torch.empty(0).is_neg,
     torch._C._increment_version,
 )
-_C.answer_calls(attention_forward, torch._C._dynamo.eval_frame.get_eval_frame_callback)
 
 
 def _device_properties(index: int) -> tuple[str, int, int, int]:
