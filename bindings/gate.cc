@@ -73,14 +73,6 @@ bool is_true(PyObject* answer) {
   return result;
 }
 
-bool is_plain_type(PyTypeObject* type) {
-  const Py_ssize_t count = PyTuple_Size(plain_types);
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    if (PyTuple_GetItem(plain_types, i) == reinterpret_cast<PyObject*>(type)) return true;
-  }
-  return false;
-}
-
 bool is_given(PyObject* tensor) { return tensor != nullptr && tensor != Py_None; }
 
 bool is_forward_ad_open() {
@@ -151,6 +143,14 @@ bool count_change(PyObject* tensor) {
   Py_XDECREF(tensors);
   Py_XDECREF(done);
   return done != nullptr;
+}
+
+bool is_plain_type(PyTypeObject* type) {
+  const Py_ssize_t count = plain_types == nullptr ? 0 : PyTuple_Size(plain_types);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (PyTuple_GetItem(plain_types, i) == reinterpret_cast<PyObject*>(type)) return true;
+  }
+  return false;
 }
 
 PyTypeObject* plain_type() {

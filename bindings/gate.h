@@ -37,4 +37,7 @@ bool count_change(PyObject* tensor);
 // The type of new tensors; null before `set_gate`.
 PyTypeObject* plain_type();
 
+// Whether it is one of torch's types whose memory may be read.
+bool is_plain_type(PyTypeObject* type);
+
 }  // namespace bsk::python

@@ -131,3 +131,18 @@ def test_answering_again_changes_nothing() -> None:
     assert _C.answer_calls(*arguments) is NATIVE
     with pytest.raises(ValueError, match="^K: "):
         attention_forward(Q, K[:, :, :, :8], V)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("length", [0, 24])
+def test_outputs_are_torchs_own_tensors(dtype: torch.dtype, length: int) -> None:
+    """Not memory of another library's: a storage that can be resized is one that torch's allocator made."""
+    q, k, v = (t.to(dtype) for t in (Q[:, :, :length], K, V))
+    for lse_wanted in (False, True):
+        result = attention_forward(q, k, v, return_lse=lse_wanted)
+        for tensor in result if lse_wanted else (result,):
+            assert tensor.untyped_storage().resizable()
+            assert tensor.is_contiguous() and tensor._version == 0 and not tensor._is_view()
+        assert (result[0] if lse_wanted else result).dtype == dtype
+    with torch.inference_mode():
+        assert attention_forward(q, k, v).is_inference()
