@@ -2,6 +2,8 @@
 
 #include <map>
 
+#include "bindings/engine_bindings.h"
+#include "bindings/guarded.h"
 #include "src/attention/settings.h"
 
 namespace bsk::python {
@@ -244,6 +246,13 @@ void Call::allocate() {
     }
     buffers_.lse = static_cast<float*>(data);
   }
+}
+
+void Call::run() {
+  allocate();
+  const DeviceProperties& properties = device();
+  without_gil([&] { attention_forward(problem_, buffers_, properties, forced_kernel_); });
+  if (!warn_of_engine_notices()) throw PythonError{};
 }
 
 PyObject* Call::result() {

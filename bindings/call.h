@@ -31,6 +31,7 @@ class Call {
   // kind.
   bool read_eager(PyObject* const* args);
   void allocate();     // `out` and `lse` where the caller gave none
+  void run();          // allocates and computes
   PyObject* result();  // a new reference: out, or (out, lse)
 
   const AttentionProblem& problem() const { return problem_; }

@@ -4,6 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "bindings/gate.h"
+#include "bindings/torch_tensor.h"
+
 namespace bsk::python {
 namespace {
 
@@ -132,6 +135,10 @@ void TensorArgument::read(PyObject* object, const char* name) {
 
 PyObject* new_tensor(PyTypeObject* type, DLDevice device, DLDataType dtype, int32_t ndim,
                      const int64_t* shape, void** data) {
+  if (is_plain_type(type)) {
+    PyObject* const tensor = new_torch_tensor(device, dtype, ndim, shape, data);
+    if (tensor != nullptr) return tensor;
+  }
   const DLPackExchangeAPI* api = exchange_api(type);
   if (api == nullptr) return nullptr;
   DLTensor prototype{};

@@ -7,6 +7,7 @@
 
 #include "bindings/block_mask_bindings.h"
 #include "bindings/call.h"
+#include "bindings/eager.h"
 #include "bindings/engine_bindings.h"
 #include "bindings/gate.h"
 #include "bindings/guarded.h"
@@ -29,63 +30,13 @@ PyObject* exception_type(ErrorKind kind) {
 
 namespace {
 
-void run(Call& call) {
-  call.allocate();
-  const DeviceProperties& device = call.device();
-  without_gil(
-      [&] { attention_forward(call.problem(), call.buffers(), device, call.forced_kernel()); });
-  if (!warn_of_engine_notices()) throw PythonError{};
-}
-
 PyObject* attention_forward_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     Call call;
     call.read(args, count);
-    run(call);
+    call.run();
     return call.result();
   });
-}
-
-// The path of nearly every call. What it does not handle, and whatever breaks a rule, it leaves to
-// the careful path in Python by answering NotImplemented; nothing has been computed then.
-template <class IsPlain>
-PyObject* attention_forward_eager(PyObject* const* args, Py_ssize_t count, IsPlain is_plain) {
-  return guarded([&]() -> PyObject* {
-    PyObject* const* options =
-        args + 4;  // is_causal, attn_mask, window, softcap, block_mask, return_lse, out
-    if (count != 11) Py_RETURN_NOTIMPLEMENTED;
-    PyObject* const tensors[] = {args[0], args[1], args[2], options[1], options[6]};
-    if (!is_plain(tensors, 5) || settings()->enable_profiling) Py_RETURN_NOTIMPLEMENTED;
-    try {
-      Call call;
-      if (!call.read_eager(args)) Py_RETURN_NOTIMPLEMENTED;
-      run(call);
-      return call.result();
-    } catch (const Error& error) {
-      if (error.kind() == ErrorKind::kRuntime) throw;
-      Py_RETURN_NOTIMPLEMENTED;
-    } catch (const PythonError&) {
-      PyErr_Clear();
-      Py_RETURN_NOTIMPLEMENTED;
-    }
-  });
-}
-
-PyObject* attention_forward_eager_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  return attention_forward_eager(args, count, [](PyObject* const* tensors, int number) {
-    return is_plain_call(tensors, number, Autocast::kActs);
-  });
-}
-
-PyObject* attention_forward_prepared_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  constexpr Py_ssize_t kOptions = 7;
-  if (count != 5 || !PyTuple_CheckExact(args[3]) || PyTuple_Size(args[3]) != kOptions) {
-    PyErr_SetString(PyExc_TypeError, "attention_forward_prepared takes Q, K, V, 7 options, out");
-    return nullptr;
-  }
-  PyObject* all[] = {args[0], args[1], args[2], {}, {}, {}, {}, {}, {}, {}, args[4]};
-  for (Py_ssize_t i = 0; i < kOptions; ++i) all[3 + i] = PyTuple_GetItem(args[3], i);
-  return attention_forward_eager(all, 11, is_plain_prepared_call);
 }
 
 PyObject* plan_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -204,31 +155,20 @@ PyObject* set_sources_entry(PyObject*, PyObject* args) {
 }
 
 PyObject* set_gate_entry(PyObject*, PyObject* args) {
-  PyObject *types, *flags, *autocast, *grad_enabled, *is_negated;
-  if (!PyArg_ParseTuple(args, "O!O!OOO", &PyTuple_Type, &types, &PyTuple_Type, &flags, &autocast,
-                        &grad_enabled, &is_negated)) {
+  GateSources sources;
+  if (!PyArg_ParseTuple(args, "O!O!OOOOOO", &PyTuple_Type, &sources.types, &PyTuple_Type,
+                        &sources.flags, &sources.forward_ad, &sources.autocast,
+                        &sources.grad_enabled, &sources.requires_grad, &sources.is_negated,
+                        &sources.increment_version)) {
     return nullptr;
   }
-  set_gate(types, flags, autocast, grad_enabled, is_negated);
-  Py_RETURN_NONE;
+  return set_gate(sources) ? Py_NewRef(Py_None) : nullptr;
 }
 
 PyMethodDef methods[] = {
-    {"attention_forward_eager",
-     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(attention_forward_eager_entry)),
-     METH_FASTCALL,
-     "attention_forward_eager(Q, K, V, scale, is_causal, attn_mask, window, softcap, block_mask, "
-     "return_lse, out): the "
-     "result, or NotImplemented where the careful path has to decide."},
-    {"attention_forward_prepared",
-     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(attention_forward_prepared_entry)),
-     METH_FASTCALL,
-     "attention_forward_prepared(Q, K, V, (scale, ..., return_lse), out): as "
-     "attention_forward_eager, "
-     "but asks about the tensors' types and gradients only."},
     {"set_gate", set_gate_entry, METH_VARARGS,
-     "set_gate(types, flags, autocast, grad_enabled, is_negated): what lets a call through to "
-     "attention_forward_eager."},
+     "set_gate(types, flags, forward_ad, autocast, grad_enabled, requires_grad, is_negated, "
+     "increment_version): what lets a call through to attention_forward_eager."},
     {"attention_forward",
      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(attention_forward_entry)),
      METH_FASTCALL, kAttentionForwardDoc},
@@ -277,7 +217,8 @@ PyMODINIT_FUNC PyInit__C() {
   Py_XINCREF(bsk::python::unsupported_error);
   if (PyModule_AddObject(object, "UnsupportedError", bsk::python::unsupported_error) != 0)
     return nullptr;
-  const bool added =
-      bsk::python::add_engine_functions(object) && bsk::python::add_block_mask_functions(object);
+  const bool added = bsk::python::add_eager_functions(object) &&
+                     bsk::python::add_engine_functions(object) &&
+                     bsk::python::add_block_mask_functions(object);
   return added ? object : nullptr;
 }

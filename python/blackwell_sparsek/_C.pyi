@@ -1,6 +1,7 @@
 """The native core (bindings/module.cc)."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 class UnsupportedError(RuntimeError): ...
@@ -8,12 +9,21 @@ class UnsupportedError(RuntimeError): ...
 def attention_forward(*arguments: Any) -> Any: ...
 def attention_forward_eager(*arguments: Any) -> Any: ...
 def attention_forward_prepared(*arguments: Any) -> Any: ...
+def answer_calls(
+    attention_forward: Callable[..., Any],
+    prepared_call: Callable[..., Any],
+    compiler_callback: Callable[[], object],
+    /,
+) -> bool: ...
 def set_gate(
     types: tuple[type, ...],
     flags: tuple[Callable[[], object], ...],
+    forward_ad: ModuleType,
     autocast: Callable[[], bool],
     grad_enabled: Callable[[], bool],
+    requires_grad: object,
     is_negated: Callable[[], bool],
+    increment_version: Callable[[tuple[Any, ...]], None],
     /,
 ) -> None: ...
 def plan(*arguments: Any) -> tuple[str, str]: ...

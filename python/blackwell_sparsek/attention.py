@@ -66,13 +66,12 @@ def attention_forward(
         UnsupportedError: no kernel of this build takes the problem, or gradients are asked for,
             which no kernel computes yet; `Config(fallback='sdpa')` computes both with torch.
     """
+    # From CPython 3.12 on most calls do not come here: see `answer_calls` in prepared.py.
     if not _is_compiling():
         result = _attention_forward_eager(
             Q, K, V, scale, is_causal, attn_mask, window, softcap, block_mask, return_lse, out
         )
         if result is not NotImplemented:
-            if out is not None:
-                _increment_version(out)  # autograd must see that a tensor it saved has changed
             return result
     options = (is_causal, attn_mask, window, softcap, block_mask, return_lse, out)
     return dispatch.attention_forward(_run, Q, K, V, scale, *options)
@@ -210,13 +209,9 @@ def _block_lists(block_mask: object, Q: Tensor, K: Tensor) -> tuple[Any, ...]:
 
 
 _attention_forward_eager = _C.attention_forward_eager
-_is_compiling = torch.compiler.is_compiling
+# torch.compile's alone: what runs under torch.export's without it is under a mode as well.
+_is_compiling = torch.compiler.is_dynamo_compiling
 _increment_version = torch.autograd.graph.increment_version
-
-
-def _forward_ad() -> bool:
-    return forward_ad._current_level >= 0
-
 
 # What torch's dispatcher would act on: the native entry goes around it, so such calls take `dispatch`.
 _C.set_gate(
@@ -226,11 +221,13 @@ _C.set_gate(
         torch._C._len_torch_dispatch_stack,
         torch._C._functorch.peek_interpreter_stack,
         torch._C._is_tracing,
-        _forward_ad,
     ),
+    forward_ad,
     torch._C._is_any_autocast_enabled,
     torch.is_grad_enabled,
+    torch._C.TensorBase.requires_grad,
     torch.empty(0).is_neg,
+    torch._C._increment_version,
 )
 
 

@@ -14,7 +14,7 @@ from blackwell_sparsek.block_mask import BlockMask
 __all__ = ["PreparedAttention", "prepare"]
 
 _run = _C.attention_forward_prepared
-_is_compiling = torch.compiler.is_compiling
+_is_compiling = torch.compiler.is_dynamo_compiling
 
 
 class PreparedAttention:
@@ -91,3 +91,11 @@ def prepare(
         return_lse=return_lse,
     )
     return PreparedAttention(text, options)
+
+
+# The callback is torch.compile's, which has to see the Python code while it is there.
+_C.answer_calls(
+    attention_forward,
+    PreparedAttention.__call__,
+    torch._C._dynamo.eval_frame.get_eval_frame_callback,
+)

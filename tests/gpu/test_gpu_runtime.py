@@ -188,3 +188,15 @@ def test_nothing_is_allocated_but_the_results() -> None:
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
     attention_forward(Q, K, V)
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before + 1
+
+
+def test_the_results_memory_waits_for_streams_that_still_read_it() -> None:
+    """`record_stream` on a result: its memory is not given out again while that stream is busy."""
+    Q, K, V = qkv(2, 4, 2, 512, 512, 64)
+    result = attention_forward(Q, K, V)
+    address, stream = result.data_ptr(), torch.cuda.Stream()
+    with torch.cuda.stream(stream), busy_stream():
+        result.record_stream(stream)
+    del result
+    assert attention_forward(Q, K, V).data_ptr() != address
+    torch.cuda.synchronize()
