@@ -4,8 +4,8 @@
 //
 // Everything is in base 2: weight = exp2(score * scale_log2 - maximum), scale_log2 = scale * log2
 // e. The maximum only needs to be near: it follows the true one when that has grown by more than
-// kLazyMargin, so most tiles leave O as it is. A weight is then at most 2^kLazyMargin, far from
-// overflow in fp16, and the margin decides per row, so that a row's bits depend on its own scores.
+// kLazyMargin, so most tiles leave O as it is. The margin decides per row, so that a row's bits
+// depend on its own scores.
 #pragma once
 
 #include "src/cuda/arch/core.cuh"
@@ -14,17 +14,23 @@
 namespace bsk::tile {
 
 constexpr float kMinusInfinity = __builtin_bit_cast(float, 0xff800000u);
-constexpr float kLazyMargin = 8.0f;  // log2
+constexpr float kInfinity = -kMinusInfinity;
 constexpr int kRowsPerThread = 2;
 
+// By how much (log2) the true maximum may exceed the one in use: what keeps a weight, at most 2 to
+// this power, far from overflow as a kElement, and sums and O far from it in fp32.
+template <arch::Element kElement>
+constexpr float kLazyMargin = kElement == arch::Element::kFloat16 ? 15.0f : 60.0f;
+template <arch::Element kElement>
+constexpr float kGreatestWeight = kElement == arch::Element::kFloat16 ? 0x1p15f : 0x1p60f;
+
 struct SoftmaxRows {
-  float maximum[kRowsPerThread];  // in log2 units, what is subtracted; 0 while nothing was visible
-  float threshold[kRowsPerThread];  // maximum + kLazyMargin; -inf while nothing was visible
-  float sum[kRowsPerThread];        // of this thread's columns; the quad's when finished
+  float maximum[kRowsPerThread];  // in log2 units, what is subtracted; +inf while nothing was seen
+  float sum[kRowsPerThread];      // of this thread's columns; the quad's when finished
 
   __device__ __forceinline__ void reset() {
-    maximum[0] = maximum[1] = sum[0] = sum[1] = 0.0f;
-    threshold[0] = threshold[1] = kMinusInfinity;
+    maximum[0] = maximum[1] = kInfinity;
+    sum[0] = sum[1] = 0.0f;
   }
   // The maximum; -inf while nothing was visible (of finished sums).
   __device__ __forceinline__ float seen_maximum(int r) const {
@@ -38,29 +44,10 @@ __device__ __forceinline__ float across_quad(float value, Combine combine) {
   return combine(value, arch::shuffle_xor(value, 2));
 }
 
-// exp2 without the exponential unit, for x <= kLazyMargin: 2^x = 2^round(x) * p(x - round(x)), p of
-// degree 3 with relative error 1e-4, below fp16's and bf16's spacing (coefficients: minimax with
-// p(0) = 1, so that exp2(-inf) is exactly 0).
-__device__ __forceinline__ float exp2_polynomial(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  x = arch::maximum(x, -127.0f);
-  const float rounded = x + kRound;
-  const float fraction = x - (rounded - kRound);
-  float p = arch::fused_multiply_add(0.05550411f, fraction, 0.24022651f);
-  p = arch::fused_multiply_add(p, fraction, 0.69314718f);
-  p = arch::fused_multiply_add(p, fraction, 1.0f);
-  return arch::bits_float(arch::float_bits(p) + (arch::float_bits(rounded) << 23));
-}
-
-// Raises the rows' maxima to those of a tile where they have grown by more than the margin, and
-// leaves in `correction` the factor by which earlier weights (and O) must be multiplied. False, and
-// no correction, where no row of the warp has: then nothing is exchanged between lanes.
+// The highest of this thread's scores in each of its rows, scaled.
 template <int kGroups>
-__device__ __forceinline__ bool update_maximum(const float (&scores)[4 * kGroups], float scale_log2,
-                                               SoftmaxRows& rows,
-                                               float (&correction)[kRowsPerThread]) {
-  float highest[kRowsPerThread];
-  bool grown = false;
+__device__ __forceinline__ void row_maxima(const float (&scores)[4 * kGroups], float scale_log2,
+                                           float (&highest)[kRowsPerThread]) {
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
     float chains[2] = {scores[2 * r], scores[2 * r + 1]};
@@ -70,29 +57,79 @@ __device__ __forceinline__ bool update_maximum(const float (&scores)[4 * kGroups
       chains[1] = arch::maximum(chains[1], scores[4 * j + 2 * r + 1]);
     }
     highest[r] = scale_log2 * arch::maximum(chains[0], chains[1]);
-    grown = grown || !(highest[r] <= rows.threshold[r]);  // also where it is NaN
   }
-  if (!arch::warp_any(grown)) return false;
+}
+
+// Whether a row must take `highest` as its maximum. Written so that NaN must be taken, and that
+// -inf is not by a row that has seen nothing.
+template <arch::Element kElement>
+__device__ __forceinline__ bool has_grown(float maximum, float highest) {
+  return maximum == kInfinity ? !(highest == kMinusInfinity)
+                              : !(highest <= maximum + kLazyMargin<kElement>);
+}
+
+// Raises the rows' maxima to those of a tile where they have grown by more than the margin, and
+// leaves in `correction` the factor by which earlier weights (and O) must be multiplied.
+template <arch::Element kElement>
+__device__ __forceinline__ void raise_maxima(const float (&highest)[kRowsPerThread],
+                                             SoftmaxRows& rows,
+                                             float (&correction)[kRowsPerThread]) {
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
     const float now = across_quad(highest[r], [](float a, float b) { return arch::maximum(a, b); });
     correction[r] = 1.0f;
-    if (!(now <= rows.threshold[r])) {
+    if (has_grown<kElement>(rows.maximum[r], now)) {
       correction[r] =
-          rows.threshold[r] == kMinusInfinity ? 0.0f : arch::exp2_approx(rows.maximum[r] - now);
-      rows.maximum[r] = now;
-      rows.threshold[r] = now + kLazyMargin;
+          rows.maximum[r] == kInfinity ? 0.0f : arch::exp2_approx(rows.maximum[r] - now);
+      // A row with a NaN has it in its sum from here on.
+      rows.maximum[r] = now == now ? now : 0.0f;
       rows.sum[r] *= correction[r];
     }
   }
+}
+
+// The maxima for a tile. False, and no correction, where no row of the warp has grown: then nothing
+// is exchanged between lanes.
+template <arch::Element kElement, int kGroups>
+__device__ __forceinline__ bool update_maxima(const float (&scores)[4 * kGroups], float scale_log2,
+                                              SoftmaxRows& rows,
+                                              float (&correction)[kRowsPerThread]) {
+  float highest[kRowsPerThread];
+  row_maxima<kGroups>(scores, scale_log2, highest);
+  if (!arch::warp_any(has_grown<kElement>(rows.maximum[0], highest[0]) ||
+                      has_grown<kElement>(rows.maximum[1], highest[1]))) {
+    return false;
+  }
+  raise_maxima<kElement>(highest, rows, correction);
   return true;
 }
 
-// Turns scores into weights in place and adds them to the rows' sums. kPolynomialQuarters of every
-// four columns take the polynomial instead of the exponential unit: always the same ones.
-// `near_end(x, scale_log2)` is called when three quarters are done, on which x depends; it returns
-// scale_log2 for the rest.
-template <int kGroups, int kPolynomialQuarters, class NearEnd>
+// The maxima of a first tile all of which each row sees.
+template <int kGroups>
+__device__ __forceinline__ void take_maxima(const float (&scores)[4 * kGroups], float scale_log2,
+                                            SoftmaxRows& rows) {
+  float highest[kRowsPerThread];
+  row_maxima<kGroups>(scores, scale_log2, highest);
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) {
+    rows.maximum[r] = across_quad(highest[r], [](float a, float b) { return arch::maximum(a, b); });
+  }
+}
+
+// Whether, of maxima that have stayed what they were in the first tile, none would have been raised
+// by update_maxima in a later one: no weight was greater than the margin allows, and so no thread's
+// sum. Then everything computed with them has the same bits. Not looking for maxima saves a tenth
+// of a tile's time.
+template <arch::Element kElement>
+__device__ __forceinline__ bool maxima_sufficed(const SoftmaxRows& rows) {
+  constexpr float kGreatest = kGreatestWeight<kElement>;
+  return rows.sum[0] <= kGreatest && rows.sum[1] <= kGreatest && rows.maximum[0] != kInfinity &&
+         rows.maximum[1] != kInfinity;
+}
+
+// Turns scores into weights in place and adds them to the rows' sums. `near_end(x, scale_log2)` is
+// called when three quarters are done, on which x depends; it returns scale_log2 for the rest.
+template <int kGroups, class NearEnd>
 __device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float scale_log2,
                                              SoftmaxRows& rows, NearEnd near_end) {
   float sums[2 * kRowsPerThread] = {};
@@ -101,9 +138,7 @@ __device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float& score = scores[4 * j + i];
-      const float exponent = arch::fused_multiply_add(score, scale_log2, -rows.maximum[i / 2]);
-      const bool polynomial = j % 2 * 2 + i % 2 >= 4 - kPolynomialQuarters;
-      score = polynomial ? exp2_polynomial(exponent) : arch::exp2_approx(exponent);
+      score = arch::exp2_approx(arch::fused_multiply_add(score, scale_log2, -rows.maximum[i / 2]));
       sums[i] += score;
     }
     if (j == kGroups * 3 / 4 - 1) {
@@ -114,11 +149,10 @@ __device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float
   for (int r = 0; r < kRowsPerThread; ++r) rows.sum[r] += sums[2 * r] + sums[2 * r + 1];
 }
 
-template <int kGroups, int kPolynomialQuarters>
+template <int kGroups>
 __device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float scale_log2,
                                              SoftmaxRows& rows) {
-  exponentiate<kGroups, kPolynomialQuarters>(scores, scale_log2, rows,
-                                             [](float, float scale) { return scale; });
+  exponentiate<kGroups>(scores, scale_log2, rows, [](float, float scale) { return scale; });
 }
 
 // Multiplies O's rows by `correction`.

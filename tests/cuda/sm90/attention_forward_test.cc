@@ -82,6 +82,21 @@ std::vector<Case> smoke_cases() {
        .kv_len = 140,
        .mask_kind = MaskKind::kBool,
        .mask_shape = {1, 1, 130, 140}},
+      // Scores so far apart that maxima of the first tile do not do for the later ones.
+      {.name = "d64_far_apart",
+       .q_heads = 2,
+       .kv_heads = 2,
+       .q_len = 200,
+       .kv_len = 600,
+       .scale = 4.0},
+      {.name = "d128_far_apart",
+       .dtype = kBf16,
+       .q_len = 150,
+       .kv_len = 400,
+       .head_dim = 128,
+       .v_head_dim = 128,
+       .causal = Causal::kLowerRight,
+       .scale = 16.0},
   };
 }
 
@@ -255,15 +270,12 @@ TEST_P(EmulatedEdge, MatchesTheReference) {
 INSTANTIATE_TEST_SUITE_P(Edge, EmulatedEdge, ::testing::ValuesIn(edge_cases()),
                          [](const auto& info) { return info.param.name; });
 
-// A row's bits depend neither on what shares the batch nor on which CTA computes it.
-TEST(EmulatedForward, GivesTheSameBitsInAnyBatchAndGrid) {
-  const Case together = {.name = "bits",
-                         .batch = 2,
-                         .q_heads = 2,
-                         .kv_heads = 2,
-                         .q_len = 200,
-                         .kv_len = 200,
-                         .causal = Causal::kLowerRight};
+// A row's bits depend neither on what shares the batch nor on which CTA computes it, nor on whether
+// another row of its tile makes the tile be computed again.
+class EmulatedBits : public ::testing::TestWithParam<Case> {};
+
+TEST_P(EmulatedBits, AreTheSameInAnyBatchAndGrid) {
+  const Case& together = GetParam();
   Case other_grid = together;
   other_grid.multiprocessors = 5;
   test::Tensors a(together), b(together), alone(together);
@@ -280,28 +292,54 @@ TEST(EmulatedForward, GivesTheSameBitsInAnyBatchAndGrid) {
   EXPECT_TRUE(std::equal(first.begin(), first.begin() + rows, all.begin()));
 }
 
+INSTANTIATE_TEST_SUITE_P(Cases, EmulatedBits,
+                         ::testing::Values(Case{.name = "near",
+                                                .batch = 2,
+                                                .q_heads = 2,
+                                                .kv_heads = 2,
+                                                .q_len = 200,
+                                                .kv_len = 200,
+                                                .causal = Causal::kLowerRight},
+                                           Case{.name = "far_apart",
+                                                .batch = 2,
+                                                .q_heads = 2,
+                                                .kv_heads = 2,
+                                                .q_len = 200,
+                                                .kv_len = 700,
+                                                .scale = 1.0}),
+                         [](const auto& info) { return info.param.name; });
+
+int64_t multiplies(const Case& c) {
+  test::Tensors tensors(c);
+  run(c, tensors, emulation::kTimings[0]);
+  return emulation::machine().multiplies_run;
+}
+constexpr int64_t kMultipliesPerTile = 2 * (128 / 16 + 128 / 16);  // of two warpgroups at D128
+
+// Every tile of queries has a row whose maximum is not in the first tile of keys, or none has.
+TEST(EmulatedForward, ComputesAgainWhereTheFirstMaximaDoNotDo) {
+  Case c = {.name = "again", .q_len = 512, .kv_len = 512, .head_dim = 128, .v_head_dim = 128};
+  EXPECT_EQ(multiplies(c), 16 * kMultipliesPerTile);
+  c.scale = 4.0;
+  EXPECT_EQ(multiplies(c), 2 * 16 * kMultipliesPerTile);
+}
+
 // Blocks that the masks empty are neither loaded nor multiplied.
 TEST(EmulatedForward, SkipsEmptyBlocks) {
-  const auto multiplies = [](const Case& c) {
-    test::Tensors tensors(c);
-    run(c, tensors, emulation::kTimings[0]);
-    return emulation::machine().multiplies_run;
-  };
   const Case full = {
       .name = "skips", .q_len = 512, .kv_len = 512, .head_dim = 128, .v_head_dim = 128};
   Case causal = full, window = full;
   causal.causal = Causal::kUpperLeft;
   window.window_left = 10;
   window.window_right = 10;
-  const int64_t per_tile = 2 * (128 / 16 + 128 / 16);  // two warpgroups
-  EXPECT_EQ(multiplies(full), 16 * per_tile);
-  EXPECT_EQ(multiplies(causal), 10 * per_tile);
-  EXPECT_EQ(multiplies(window), 10 * per_tile);
+  EXPECT_EQ(multiplies(full), 16 * kMultipliesPerTile);
+  EXPECT_EQ(multiplies(causal), 10 * kMultipliesPerTile);
+  EXPECT_EQ(multiplies(window), 10 * kMultipliesPerTile);
   Case blocks = full;
   blocks.block_q = blocks.block_k = 128;
   blocks.full_density = 1.0;
   blocks.causal = Causal::kUpperLeft;
-  EXPECT_EQ(multiplies(blocks), 10 * per_tile);
+  EXPECT_EQ(multiplies(blocks), 10 * kMultipliesPerTile);
 }
 
 }  // namespace

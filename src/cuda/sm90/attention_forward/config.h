@@ -77,7 +77,7 @@ struct RegisterBudget {
 };
 constexpr RegisterBudget registers_for(const Shape& shape) {
   return shape.consumers == 3                   ? RegisterBudget{32, 160}
-         : shape.consumers == 2                 ? RegisterBudget{24, 240}
+         : shape.consumers == 2                 ? RegisterBudget{32, 240}
          : shape.ctas_per_multiprocessor() == 2 ? RegisterBudget{40, 216}
                                                 : RegisterBudget{255, 255};
 }
@@ -90,7 +90,7 @@ constexpr RegisterBudget registers_for(const Shape& shape) {
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,
-          bool kChainedValue = false, int kPolynomialQuartersValue = 0>
+          bool kChainedValue = false>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -104,7 +104,6 @@ struct Config {
   static constexpr tile::MaskType kMask = kMaskValue;
   static constexpr bool kTakesTurns = kTakesTurnsValue;
   static constexpr bool kChained = kChainedValue;
-  static constexpr int kPolynomialQuarters = kPolynomialQuartersValue;
 
   // Roles: warpgroup 0 copies (one thread of it), warpgroups 1.. multiply.
   static constexpr Shape kShape{kHeadDim, kVHeadDim, kConsumers, kKvTile, kBlockKeys};
@@ -117,6 +116,10 @@ struct Config {
   static constexpr bool kScoresAhead =
       kConsumers == 2 && !kChained &&
       kKvTile + kKvTile / 4 + kVHeadDim / 2 + 40 <= kRegisters.consumer;
+
+  // Whether maxima may stay what they are (kernel.cuh, Maxima). Scores with a bias may well grow
+  // from tile to tile, and chains are short.
+  static constexpr bool kBold = !kTransform && !kChained;
 
   static constexpr int kQTile = kShape.q_tile();
   static constexpr int kBlocks = kShape.blocks();
@@ -146,8 +149,9 @@ struct Config {
         1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
     tile::TileRecord<kBlocks> records[kStages];                    // where the stage holds K
     int32_t task_has_tiles;
-    float scale_log2;  // of the scores when they enter the softmax
-    arch::Barrier q_ready, q_free;
+    uint32_t rounds_again;  // bit r % 32: a task of round r must be computed again, carefully
+    float scale_log2;       // of the scores when they enter the softmax
+    arch::Barrier q_ready, q_free, all_tasks_done;
     arch::Barrier stage_ready[kStages], stage_free[kStages];
   };
   static constexpr int kSharedBytes = kShape.shared_bytes();

@@ -22,6 +22,23 @@ namespace bsk::sm90::attention_forward {
 // Named barriers: 0 is the block's; it is the turn of consumer w when barrier 1 + w completes.
 constexpr int kTurnBarrier = 1;
 
+// Whether the rows' maxima follow the scores from tile to tile or stay what they were in the first
+// tile. A bold configuration lets them stay wherever each row sees all of the first tile
+// (is_whole), and computes the tasks in which that did not do (tile::maxima_sufficed) again when
+// all are done.
+enum class Maxima { kFollow, kStay };
+
+// Calls task(number, round) for the tasks of this CTA whose rounds have a bit in `rounds`.
+template <class Task>
+__device__ __forceinline__ void for_each_task(const Params& params, uint32_t rounds, Task task) {
+  for (int round = 0;; ++round) {
+    const int number = tile::task_index(round, arch::block_index(), arch::grid_size());
+    if (number >= params.schedule.tasks) return;
+    if (rounds >> round % 32 & 1) task(number, round);
+  }
+}
+constexpr uint32_t kEveryRound = 0xffffffffu;
+
 struct Coordinates {
   int batch, q_head, kv_head, first_row, last_row;  // rows of the tile that exist
 };
@@ -47,6 +64,7 @@ struct Producer {
   SharedMemory& shared;
   const Params& params;
   tile::RingPosition<Config::kStages> ring;
+  uint32_t q_parity = 1;  // the first wait finds Q's place free
 
   // Gathers the next tile's blocks and says which consumers must mask it; false when none is left.
   __device__ __forceinline__ bool gather(tile::KeyBlockWalk<Config::kBlockKeys>& walk,
@@ -121,38 +139,43 @@ struct Producer {
     }
   }
 
-  __device__ __forceinline__ void run() {
-    uint32_t q_parity = 1;  // the first wait finds Q's place free
-    for (int round = 0;; ++round) {
-      const int task = tile::task_index(round, arch::block_index(), arch::grid_size());
-      if (task >= params.schedule.tasks) break;
-      const Coordinates at = coordinates_of<Config>(params, task);
-      tile::KeyBlockWalk<Config::kBlockKeys> walk(
-          params.lists, params.visibility,
-          tile::keys_of_any_row(params.visibility, at.first_row, at.last_row), at.batch, at.q_head,
-          at.first_row, Config::kChained ? params.chains : 1);
-      Record current, following;
-      const bool any = gather(walk, at, current);
-      if (any) follow(walk, at, current, following);
-      // K before Q: it may already arrive while the task before still reads its Q.
-      if (any) load_k(at, current);
-      arch::barrier_wait(shared.q_free, q_parity);
-      q_parity ^= 1;
-      shared.task_has_tiles = any;
-      if (!any) {
-        arch::barrier_arrive(shared.q_ready);
-        continue;
-      }
-      load_q(at);
-      while (current.flags & Record::kHasNext) {
-        Record after;
-        follow(walk, at, following, after);
-        load_k(at, following);
-        load_v(at, current);
-        current = following;
-        following = after;
-      }
+  __device__ __forceinline__ void load(const Coordinates& at) {
+    tile::KeyBlockWalk<Config::kBlockKeys> walk(
+        params.lists, params.visibility,
+        tile::keys_of_any_row(params.visibility, at.first_row, at.last_row), at.batch, at.q_head,
+        at.first_row, Config::kChained ? params.chains : 1);
+    Record current, following;
+    const bool any = gather(walk, at, current);
+    if (any) follow(walk, at, current, following);
+    // K before Q: it may already arrive while the task before still reads its Q.
+    if (any) load_k(at, current);
+    arch::barrier_wait(shared.q_free, q_parity);
+    q_parity ^= 1;
+    shared.task_has_tiles = any;
+    if (!any) {
+      arch::barrier_arrive(shared.q_ready);
+      return;
+    }
+    load_q(at);
+    while (current.flags & Record::kHasNext) {
+      Record after;
+      follow(walk, at, following, after);
+      load_k(at, following);
       load_v(at, current);
+      current = following;
+      following = after;
+    }
+    load_v(at, current);
+  }
+
+  __device__ __forceinline__ void run() {
+    uint32_t rounds = kEveryRound;
+    for (bool bold = Config::kBold; rounds != 0; bold = false) {
+      for_each_task(params, rounds,
+                    [this](int task, int) { load(coordinates_of<Config>(params, task)); });
+      if (!bold) return;
+      arch::barrier_wait(shared.all_tasks_done, 0);
+      rounds = shared.rounds_again;
     }
   }
 };
@@ -171,6 +194,7 @@ struct Consumer {
   const Params& params;
   const int warpgroup;  // 0 .. kConsumers - 1
   tile::RingPosition<Config::kStages> ring;
+  uint32_t q_parity = 0;
 
   __device__ __forceinline__ int wait_stage() {
     const int stage = ring.stage;
@@ -200,14 +224,20 @@ struct Consumer {
     }
   }
 
-  // Scores to weights, in turn where turns are taken.
-  __device__ __forceinline__ void exponentiate(float (&s)[kScores], tile::SoftmaxRows& rows) {
+  // Scores to weights, in turn where turns are taken; true where O must be corrected.
+  __device__ __forceinline__ bool weigh(float (&s)[kScores], tile::SoftmaxRows& rows,
+                                        float (&correction)[tile::kRowsPerThread], Maxima maxima) {
+    bool grown = false;
+    if (maxima == Maxima::kFollow) {
+      const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
+      grown = tile::update_maxima<Config::kElement, kScores / 4>(s, scale_log2, rows, correction);
+    }
     const float scale_in_turn = wait_turn();
-    tile::exponentiate<kScores / 4, Config::kPolynomialQuarters>(
-        s, scale_in_turn, rows, [this](float most, float scale) {
-          pass_turn(most);
-          return Config::kTakesTurns ? arch::load_shared_in_order(shared.scale_log2) : scale;
-        });
+    tile::exponentiate<kScores / 4>(s, scale_in_turn, rows, [this](float most, float scale) {
+      pass_turn(most);
+      return Config::kTakesTurns ? arch::load_shared_in_order(shared.scale_log2) : scale;
+    });
+    return grown;
   }
 
   __device__ __forceinline__ void issue_qk(float (&s)[kScores], int stage) {
@@ -298,104 +328,130 @@ struct Consumer {
     }
   };
 
-  // One tile of queries against all its keys: QK of the next tile is issued before PV of this one.
-  // Leaves O and the rows with finished sums.
-  __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
-                                          const Coordinates& at) {
-    const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
+  // Where the loop over the keys of a task is.
+  struct Progress {
+    int k_stage, v_stage;  // of this tile's K and of the V of the product under way
+    uint32_t flags;        // of this tile
+    bool chain_ended;      // with the tile before
+  };
+
+  __device__ __forceinline__ Progress start(float (&s)[kScores]) {
+    const int k_stage = wait_stage();
+    const Progress progress{k_stage, kNoStage, shared.records[k_stage].flags, false};
+    issue_qk(s, k_stage);
+    arch::mma_wait<0>();
+    return progress;
+  }
+
+  // One tile of keys, whose scores are in `s`: QK of the next tile is issued before PV of this one.
+  // False after the last tile, whose PV is not issued yet.
+  template <Maxima kMaxima>
+  __device__ __forceinline__ bool step(float (&s)[kScores], uint32_t (&p)[kScores / 2],
+                                       float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                       EarlierChains& earlier, Progress& progress,
+                                       const Coordinates& at) {
+    const uint32_t flags = progress.flags;
+    arch::mma_fence_registers(s);
+    mask(s, flags, progress.k_stage, at);
+    tile::SoftmaxRows ended;
+    if constexpr (Config::kChained) {
+      if (progress.chain_ended) {
+        ended = rows;
+        rows.reset();
+      }
+    }
+    float correction[tile::kRowsPerThread];
+    const bool grown = weigh(s, rows, correction, kMaxima);
+    // K is released here, late, to keep the exponentials in front of the waits below: ptxas moves
+    // arithmetic across barriers and branches, and only a data dependency holds it.
+    arrive_once_per_warp(
+        shared.stage_free[arch::order_after(progress.k_stage, rows.sum[0] + rows.sum[1])]);
+    const bool more = flags & Record::kHasNext;
+    // When the next tile's flags are read makes a tenth of the time (measured; the reason is
+    // ptxas).
+    constexpr bool kFlagsEarly = Config::kConsumers == 3;
+    if (more) {
+      progress.k_stage = wait_stage();
+      if constexpr (kFlagsEarly) progress.flags = shared.records[progress.k_stage].flags;
+    }
+    // P V of the tile before is in O, its V's stage is free, and this tile's weights take its
+    // place as the operand of the next product.
+    arch::mma_wait<0>();
+    arch::mma_fence_registers(o);
+    arch::mma_fence_registers(s);
+    if (progress.v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[progress.v_stage]);
+    if constexpr (Config::kChained) {
+      if (progress.chain_ended) earlier.add(o, ended);
+      progress.chain_ended = flags & Record::kChainEnds;
+    }
+    if (grown) tile::rescale(o, correction);
+    tile::pack_weights<Config::kElement>(s, p);
+    if (!more) return false;
+    issue_qk(s, progress.k_stage);
+    progress.v_stage = wait_stage();
+    issue_pv(o, p, progress.v_stage);
+    if constexpr (!kFlagsEarly) progress.flags = shared.records[progress.k_stage].flags;
+    arch::mma_wait<1>();
+    return true;
+  }
+
+  // Whether this warpgroup has nothing to mask in the tile: then each of its rows sees all of it.
+  __device__ __forceinline__ bool is_whole(uint32_t flags) const {
+    return (flags >> warpgroup & 1) == 0;
+  }
+
+  // One tile of queries against all its keys. Leaves O and the rows; sums are not finished. Tells
+  // what the maxima did.
+  __device__ __forceinline__ Maxima compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                            bool bold, const Coordinates& at) {
     float s[kScores];
     uint32_t p[kScores / 2];
     EarlierChains earlier;
     if constexpr (Config::kChained) earlier.reset();
-    bool chain_ended = false;  // with the tile before
-
-    int k_stage = wait_stage(), v_stage = kNoStage;
-    uint32_t flags = shared.records[k_stage].flags;
-    issue_qk(s, k_stage);
-    arch::mma_wait<0>();
-    for (;;) {
+    Progress progress = start(s);
+    const Maxima maxima = bold && is_whole(progress.flags) ? Maxima::kStay : Maxima::kFollow;
+    if (Config::kBold && maxima == Maxima::kStay) {
       arch::mma_fence_registers(s);
-      mask(s, flags, k_stage, at);
-      tile::SoftmaxRows ended;
-      if constexpr (Config::kChained) {
-        if (chain_ended) {
-          ended = rows;
-          rows.reset();
-        }
+      tile::take_maxima<kScores / 4>(s, params.scale_log2, rows);
+      while (this->template step<Maxima::kStay>(s, p, o, rows, earlier, progress, at)) {
       }
-      float correction[tile::kRowsPerThread];
-      const bool grown = tile::update_maximum<kScores / 4>(s, scale_log2, rows, correction);
-      exponentiate(s, rows);
-      // K is released here, late, to keep the exponentials in front of the waits below: ptxas moves
-      // arithmetic across barriers and branches, and only a data dependency holds it.
-      arrive_once_per_warp(
-          shared.stage_free[arch::order_after(k_stage, rows.sum[0] + rows.sum[1])]);
-      const bool more = flags & Record::kHasNext, chain_ends = flags & Record::kChainEnds;
-      if (more) {
-        k_stage = wait_stage();
-        flags = shared.records[k_stage].flags;
+    } else {
+      while (this->template step<Maxima::kFollow>(s, p, o, rows, earlier, progress, at)) {
       }
-      // P V of the tile before is in O, its V's stage is free, and this tile's weights take its
-      // place as the operand of the next product.
-      arch::mma_wait<0>();
-      arch::mma_fence_registers(o);
-      arch::mma_fence_registers(s);
-      if (v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[v_stage]);
-      if constexpr (Config::kChained) {
-        if (chain_ended) earlier.add(o, ended);
-        chain_ended = chain_ends;
-      }
-      if (grown) tile::rescale(o, correction);
-      tile::pack_weights<Config::kElement>(s, p);
-      if (!more) break;
-      issue_qk(s, k_stage);
-      v_stage = wait_stage();
-      issue_pv(o, p, v_stage);
-      arch::mma_wait<1>();
     }
     arrive_once_per_warp(shared.q_free);
 
-    v_stage = wait_stage();
+    const int v_stage = wait_stage();
     issue_pv(o, p, v_stage);
     arch::mma_wait<0>();
     arch::mma_fence_registers(o);
     arrive_once_per_warp(shared.stage_free[v_stage]);
-    if constexpr (Config::kChained) {
-      earlier.finish(o, rows);
-    } else {
-      tile::finish_sums(rows);
-    }
+    if constexpr (Config::kChained) earlier.finish(o, rows);
+    return maxima;
   }
 
-  // The same with QK one tile further ahead, which takes a second set of scores: no product is
-  // waited for that has just been issued.
-  struct Progress {
-    int k_stage, v_stage;
-    uint32_t flags;
-  };
-
-  // The tile whose scores are in `s`; those of the next one, if there is one, arrive in `s_next`.
-  // (No branch stands between a product's issue and its wait: ptxas would serialise them.)
+  // The tile whose scores are in `s`, with QK issued one tile further ahead, which takes a second
+  // set of scores: no product is waited for that has just been issued. The scores of the next tile,
+  // if there is one, arrive in `s_next`. (No branch stands between a product's issue and its wait:
+  // ptxas would serialise them.)
   template <bool kMore>
-  __device__ __forceinline__ void step(float (&s)[kScores], float (&s_next)[kScores],
-                                       uint32_t (&p)[kScores / 2], float (&o)[kOutputs],
-                                       tile::SoftmaxRows& rows, Progress& progress,
-                                       const Coordinates& at) {
-    const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
+  __device__ __forceinline__ void step_ahead(float (&s)[kScores], float (&s_next)[kScores],
+                                             uint32_t (&p)[kScores / 2], float (&o)[kOutputs],
+                                             tile::SoftmaxRows& rows, Progress& progress,
+                                             Maxima maxima, const Coordinates& at) {
     const uint32_t flags = progress.flags;
     const int k_stage = progress.k_stage;
     if constexpr (kMore) {
       progress.k_stage = wait_stage();
-      progress.flags = shared.records[progress.k_stage].flags;
       issue_qk(s_next, progress.k_stage);
+      progress.flags = shared.records[progress.k_stage].flags;
     } else {
       arrive_once_per_warp(shared.q_free);
     }
     arch::mma_fence_registers(s);
     mask(s, flags, k_stage, at);
     float correction[tile::kRowsPerThread];
-    const bool grown = tile::update_maximum<kScores / 4>(s, scale_log2, rows, correction);
-    exponentiate(s, rows);
+    const bool grown = weigh(s, rows, correction, maxima);
     arrive_once_per_warp(shared.stage_free[arch::order_after(k_stage, rows.sum[0] + rows.sum[1])]);
     arch::mma_wait<kMore ? 1 : 0>();
     arch::mma_fence_registers(o);
@@ -407,58 +463,68 @@ struct Consumer {
     arch::mma_wait<kMore ? 1 : 0>();
   }
 
-  __device__ __forceinline__ void compute_ahead(float (&o)[kOutputs], tile::SoftmaxRows& rows,
-                                                const Coordinates& at) {
+  __device__ __forceinline__ Maxima compute_ahead(float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                                  bool bold, const Coordinates& at) {
     float s[2][kScores];
     uint32_t p[kScores / 2];
-    Progress progress;
-    progress.k_stage = wait_stage();
-    progress.v_stage = kNoStage;
-    progress.flags = shared.records[progress.k_stage].flags;
-    issue_qk(s[0], progress.k_stage);
-    arch::mma_wait<0>();
+    Progress progress = start(s[0]);
+    const Maxima later = bold && is_whole(progress.flags) ? Maxima::kStay : Maxima::kFollow;
+    Maxima maxima = Maxima::kFollow;  // in the first tile
     for (;;) {
       if (!(progress.flags & Record::kHasNext)) {
-        this->template step<false>(s[0], s[1], p, o, rows, progress, at);
+        this->template step_ahead<false>(s[0], s[1], p, o, rows, progress, maxima, at);
         break;
       }
-      this->template step<true>(s[0], s[1], p, o, rows, progress, at);
+      this->template step_ahead<true>(s[0], s[1], p, o, rows, progress, maxima, at);
+      maxima = later;
       if (!(progress.flags & Record::kHasNext)) {
-        this->template step<false>(s[1], s[0], p, o, rows, progress, at);
+        this->template step_ahead<false>(s[1], s[0], p, o, rows, progress, maxima, at);
         break;
       }
-      this->template step<true>(s[1], s[0], p, o, rows, progress, at);
+      this->template step_ahead<true>(s[1], s[0], p, o, rows, progress, maxima, at);
     }
     arch::mma_fence_registers(o);
     arrive_once_per_warp(shared.stage_free[progress.v_stage]);
-    tile::finish_sums(rows);
+    return maxima;
+  }
+
+  __device__ __forceinline__ void compute_task(int task, int round, bool bold) {
+    const Coordinates at = coordinates_of<Config>(params, task);
+    float o[kOutputs];
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
+    tile::SoftmaxRows rows;
+    rows.reset();
+    arch::barrier_wait(shared.q_ready, q_parity);
+    q_parity ^= 1;
+    Maxima maxima = Maxima::kFollow;
+    if (shared.task_has_tiles) {
+      if constexpr (Config::kScoresAhead) {
+        maxima = compute_ahead(o, rows, bold, at);
+      } else {
+        maxima = compute(o, rows, bold, at);
+      }
+    } else {
+      arch::sync_warp();  // every lane has read the flag
+      arrive_once_per_warp(shared.q_free);
+    }
+    if (maxima == Maxima::kStay && arch::warp_any(!tile::maxima_sufficed<Config::kElement>(rows)) &&
+        tile::lane_index() == 0) {
+      arch::atomic_or(shared.rounds_again, 1u << round % 32);
+    }
+    if constexpr (!Config::kChained) tile::finish_sums(rows);
+    store(o, rows, at);
   }
 
   __device__ __forceinline__ void run() {
-    uint32_t q_parity = 0;
     if (warpgroup == Config::kConsumers - 1) pass_turn(0.0f);  // the first turn is warpgroup 0's
-    for (int round = 0;; ++round) {
-      const int task = tile::task_index(round, arch::block_index(), arch::grid_size());
-      if (task >= params.schedule.tasks) break;
-      const Coordinates at = coordinates_of<Config>(params, task);
-      float o[kOutputs];
-#pragma unroll
-      for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
-      tile::SoftmaxRows rows;
-      rows.reset();
-      arch::barrier_wait(shared.q_ready, q_parity);
-      q_parity ^= 1;
-      if (shared.task_has_tiles) {
-        if constexpr (Config::kScoresAhead) {
-          compute_ahead(o, rows, at);
-        } else {
-          compute(o, rows, at);
-        }
-      } else {
-        arch::sync_warp();  // every lane has read the flag
-        arrive_once_per_warp(shared.q_free);
-      }
-      store(o, rows, at);
+    uint32_t rounds = kEveryRound;
+    for (bool bold = Config::kBold; rounds != 0; bold = false) {
+      for_each_task(params, rounds, [&](int task, int round) { compute_task(task, round, bold); });
+      if (!bold) break;
+      arrive_once_per_warp(shared.all_tasks_done);
+      arch::barrier_wait(shared.all_tasks_done, 0);
+      rounds = shared.rounds_again;
     }
     if (warpgroup == 0) wait_turn();  // the last pass leaves no barrier half full
   }
@@ -477,8 +543,10 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
     arch::prefetch_tensor_map(params.v);
     constexpr int kConsumerWarps = 4 * Config::kConsumers;
     shared.scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
+    shared.rounds_again = 0;
     arch::barrier_init(shared.q_ready, 1);
     arch::barrier_init(shared.q_free, kConsumerWarps);
+    arch::barrier_init(shared.all_tasks_done, kConsumerWarps);
     for (int stage = 0; stage < Config::kStages; ++stage) {
       arch::barrier_init(shared.stage_ready[stage], 1);
       arch::barrier_init(shared.stage_free[stage], kConsumerWarps);

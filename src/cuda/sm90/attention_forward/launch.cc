@@ -62,7 +62,7 @@ std::string ConfigChoice::type_name() const {
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
   text += takes_turns ? ", true" : ", false";
   text += chained ? ", true" : ", false";
-  return text + ", " + std::to_string(polynomial_quarters) + ">";
+  return text + ">";
 }
 
 std::string ConfigChoice::name() const {

@@ -127,10 +127,11 @@ struct Warpgroup {
         tile::remove_pairs<Config::kKvTile, 1>(s, record, params.visibility,
                                                at.first_row + tile::fragment_row(), 0, 0);
       }
-      if (tile::update_maximum<kScores / 4>(s, params.scale_log2, rows, correction)) {
+      if (tile::update_maxima<Config::kElement, kScores / 4>(s, params.scale_log2, rows,
+                                                             correction)) {
         tile::rescale(o, correction);
       }
-      tile::exponentiate<kScores / 4, 0>(s, params.scale_log2, rows);
+      tile::exponentiate<kScores / 4>(s, params.scale_log2, rows);
       tile::pack_weights<Config::kElement>(s, p);
       arch::barrier_wait(shared.v_ready[place], 0);
       tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.v[place]);

@@ -187,8 +187,9 @@ struct Consumer {
       tile::remove_outside<Config::kKvTile>(s, first_key, ranges);
     }
     const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
-    const bool grown = tile::update_maximum<kScores / 4>(s, scale_log2, rows, correction);
-    tile::exponentiate<kScores / 4, 0>(s, scale_log2, rows);
+    const bool grown =
+        tile::update_maxima<Config::kElement, kScores / 4>(s, scale_log2, rows, correction);
+    tile::exponentiate<kScores / 4>(s, scale_log2, rows);
     return grown;
   }
 
