@@ -169,7 +169,7 @@ class Tensors {
   T* make(size_t i, DLDevice device, DLDataType dtype, std::initializer_list<int64_t> shape) {
     void* data = nullptr;
     objects_[i] = new_tensor(plain_type(), device, dtype, static_cast<int32_t>(shape.size()),
-                             shape.begin(), &data);
+                             shape.begin(), nullptr, &data);
     if (objects_[i] == nullptr) throw Error(ErrorKind::kUnsupported, "no exchange API");
     return static_cast<T*>(data);
   }

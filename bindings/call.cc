@@ -1,6 +1,8 @@
 #include "bindings/call.h"
 
+#include <algorithm>
 #include <map>
+#include <utility>
 
 #include "bindings/engine_bindings.h"
 #include "bindings/guarded.h"
@@ -69,6 +71,32 @@ int32_t framework_threads() {
   const int64_t threads = integer(answer);
   Py_DECREF(answer);
   return static_cast<int32_t>(threads);
+}
+
+// Lays out a result that is to be allocated: dense, its dimensions in the order that Q's have in
+// memory. Models transpose [batch, length, heads, head_dim] to get here and back afterwards; so
+// neither way copies. True if that is another order than [batch, heads, length, head_dim].
+// torch_op.py's `new_result` is the same for tensors that the native side does not allocate.
+bool lay_out_result(AttentionProblem& problem) {
+  const TensorLayout& q = problem.q;
+  TensorLayout& out = problem.out;
+  out = contiguous(q.dtype, {q.shape[0], q.shape[1], q.shape[2], problem.v_head_dim()});
+  out.device = q.device;
+  out.device_index = q.device_index;
+  std::array<int, 3> order = {0, 1, 2};
+  for (const int i : {1, 0, 1}) {  // sorted by stride; one of 0 tells nothing
+    const int64_t outer = q.stride[order[i]], inner = q.stride[order[i + 1]];
+    if (0 < outer && outer < inner) std::swap(order[i], order[i + 1]);
+  }
+  bool reordered = false;
+  int64_t stride = out.shape[3];
+  for (const int i : {2, 1, 0}) {
+    const int64_t size = out.shape[order[i]];
+    reordered = reordered || (size > 1 && out.stride[order[i]] != stride);
+    out.stride[order[i]] = stride;
+    stride *= std::max<int64_t>(size, 1);
+  }
+  return reordered;
 }
 
 }  // namespace
@@ -223,12 +251,9 @@ void Call::read_lse(PyObject* lse) {
 void Call::allocate() {
   const DLTensor& q = q_.tensor();
   if (out_object_ == nullptr) {
-    const std::array<int64_t, 4> shape = {problem_.batch(), problem_.q_heads(), problem_.q_len(),
-                                          problem_.v_head_dim()};
-    problem_.out = contiguous(problem_.q.dtype, shape);
-    problem_.out.device = problem_.q.device;
-    problem_.out.device_index = problem_.q.device_index;
-    out_object_ = new_tensor(Py_TYPE(q_object_), q.device, q.dtype, 4, shape.data(), &buffers_.out);
+    const bool reordered = lay_out_result(problem_);
+    out_object_ = new_tensor(Py_TYPE(q_object_), q.device, q.dtype, 4, problem_.out.shape.data(),
+                             reordered ? problem_.out.stride.data() : nullptr, &buffers_.out);
     if (out_object_ == nullptr) {
       fail(ErrorKind::kType, "out",
            "must be given for tensors whose library has no DLPack C exchange API", "None",
@@ -238,7 +263,8 @@ void Call::allocate() {
   if (problem_.return_lse && lse_object_ == nullptr) {
     const int64_t shape[3] = {problem_.batch(), problem_.q_heads(), problem_.q_len()};
     void* data = nullptr;
-    lse_object_ = new_tensor(Py_TYPE(q_object_), q.device, {kDLFloat, 32, 1}, 3, shape, &data);
+    lse_object_ =
+        new_tensor(Py_TYPE(q_object_), q.device, {kDLFloat, 32, 1}, 3, shape, nullptr, &data);
     if (lse_object_ == nullptr) {
       fail(ErrorKind::kType, "lse",
            "must be given for tensors whose library has no DLPack C exchange API", "None",

@@ -1,6 +1,7 @@
 #include "bindings/dlpack_tensor.h"
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <vector>
 
@@ -88,6 +89,26 @@ std::string text(const DLTensor& tensor) {
   return result + "]";
 }
 
+// A 4-dimensional tensor over another one's memory, which it keeps: the same but for its strides.
+struct Restrided {
+  Restrided(DLManagedTensorVersioned* whole, const int64_t* own_strides)
+      : managed(*whole), memory(whole) {
+    std::copy_n(own_strides, strides.size(), strides.begin());
+    managed.dl_tensor.strides = strides.data();
+    managed.manager_ctx = this;
+    managed.deleter = [](DLManagedTensorVersioned* self) {
+      auto* const restrided = static_cast<Restrided*>(self->manager_ctx);
+      DLManagedTensorVersioned* const memory = restrided->memory;
+      delete restrided;
+      if (memory->deleter != nullptr) memory->deleter(memory);
+    };
+  }
+
+  DLManagedTensorVersioned managed;
+  std::array<int64_t, 4> strides;
+  DLManagedTensorVersioned* memory;
+};
+
 }  // namespace
 
 const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
@@ -134,9 +155,9 @@ void TensorArgument::read(PyObject* object, const char* name) {
 }
 
 PyObject* new_tensor(PyTypeObject* type, DLDevice device, DLDataType dtype, int32_t ndim,
-                     const int64_t* shape, void** data) {
+                     const int64_t* shape, const int64_t* strides, void** data) {
   if (is_plain_type(type)) {
-    PyObject* const tensor = new_torch_tensor(device, dtype, ndim, shape, data);
+    PyObject* const tensor = new_torch_tensor(device, dtype, ndim, shape, strides, data);
     if (tensor != nullptr) return tensor;
   }
   const DLPackExchangeAPI* api = exchange_api(type);
@@ -156,6 +177,7 @@ PyObject* new_tensor(PyTypeObject* type, DLDevice device, DLDataType dtype, int3
                                          message + "). Free memory, or pass `out`.");
   }
   *data = static_cast<char*>(managed->dl_tensor.data) + managed->dl_tensor.byte_offset;
+  if (strides != nullptr) managed = &(new Restrided(managed, strides))->managed;
   void* object = nullptr;
   if (api->managed_tensor_to_py_object_no_sync(managed, &object) != 0) throw PythonError{};
   return static_cast<PyObject*>(object);

@@ -38,9 +38,10 @@ struct PythonError {};
 // The exchange API of a type, or null. Looked up once per type.
 const DLPackExchangeAPI* exchange_api(PyTypeObject* type);
 
-// A new contiguous tensor of a type's library; null where the type has no exchange API.
+// A new tensor of a type's library, contiguous or, with four dimensions, dense with these strides;
+// null where the type has no exchange API.
 PyObject* new_tensor(PyTypeObject* type, DLDevice device, DLDataType dtype, int32_t ndim,
-                     const int64_t* shape, void** data);
+                     const int64_t* shape, const int64_t* strides, void** data);
 
 // The stream on which the type's library enqueues its work on a device; false where it does not
 // tell.

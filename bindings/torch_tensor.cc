@@ -59,16 +59,19 @@ int32_t device_type(DLDevice device) {
 }  // namespace
 
 PyObject* new_torch_tensor(DLDevice device, DLDataType dtype, int32_t ndim, const int64_t* shape,
-                           void** data) {
+                           const int64_t* strides, void** data) {
   static const Functions torch;
   constexpr int32_t kMaxRank = 8;
   const int32_t type = scalar_type(dtype), place = device_type(device);
   if (!torch.complete() || type < 0 || place < 0 || ndim > kMaxRank) return nullptr;
-  int64_t strides[kMaxRank];
-  int64_t stride = 1;
-  for (int32_t i = ndim - 1; i >= 0; --i) {
-    strides[i] = stride;
-    stride *= shape[i] > 0 ? shape[i] : 1;
+  int64_t contiguous_strides[kMaxRank];
+  if (strides == nullptr) {
+    int64_t stride = 1;
+    for (int32_t i = ndim - 1; i >= 0; --i) {
+      contiguous_strides[i] = stride;
+      stride *= shape[i] > 0 ? shape[i] : 1;
+    }
+    strides = contiguous_strides;
   }
   Handle tensor = nullptr;
   if (torch.empty_strided(ndim, shape, strides, type, place, device.device_id, &tensor) != 0) {

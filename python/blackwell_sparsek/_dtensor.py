@@ -24,6 +24,7 @@ def register_rules() -> None:
     operators = torch.ops.blackwell_sparsek
     for overload, results in (
         (operators.attention_forward.default, 1),
+        (operators.attention_forward_dense.default, 1),
         (operators.attention_forward_lse.default, 2),
     ):
         register_sharding(overload)(functools.partial(_acceptable, results))

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from blackwell_sparsek import _C, core, dispatch, fallback
 from blackwell_sparsek.block_mask import BlockMask
-from blackwell_sparsek.torch_op import ALLOCATES_NATIVELY
+from blackwell_sparsek.torch_op import ALLOCATES_NATIVELY, new_result
 
 __all__ = ["attention_forward", "plan"]
 
@@ -58,7 +58,8 @@ def attention_forward(
             apart from the inputs in memory.
 
     Returns:
-        `[batch, q_heads, q_len, v_head_dim]` in Q's dtype, contiguous unless `out` was given; with
+        `[batch, q_heads, q_len, v_head_dim]` in Q's dtype, dense, its dimensions in memory in the
+        order of Q's (so `.transpose(1, 2)` undoes one of Q without a copy), or `out`; with
         `return_lse` a pair of it and `[batch, q_heads, q_len]` float32 (natural logarithm).
 
     Raises:
@@ -159,7 +160,7 @@ def _native_arguments(
             f"return_lse: must be True or False; got {return_lse!r}. Pass return_lse=True for the LSE."
         )
     if out is None and not ALLOCATES_NATIVELY and isinstance(Q, Tensor) and Q.dim() == V.dim() == 4:
-        out = Q.new_empty((*Q.shape[:3], V.shape[3]))
+        out = new_result(Q, V)
     lse = None
     if return_lse and not ALLOCATES_NATIVELY and isinstance(Q, Tensor) and Q.dim() == 4:
         lse = Q.new_empty(Q.shape[:3], dtype=torch.float32)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackwell_sparsek import attention, torch_op
+from blackwell_sparsek import attention
 from blackwell_sparsek.block_mask import BlockMask
 
 __all__ = ["attention_bshd", "attention_packed"]
@@ -48,30 +48,13 @@ def attention_bshd(
         check_rank(name, tensor, 4, "[batch, length, heads, head_dim]")
     q, k, v = Q.transpose(1, 2), K.transpose(1, 2), V.transpose(1, 2)
     target = None if out is None else out.transpose(1, 2)
-    if out is None and _writes_in_place(Q, K, V, options.get("attn_mask")):
-        out = Q.new_empty((*Q.shape[:3], V.shape[3]))
-        target = out.transpose(1, 2)
     result = attention.attention_forward(
         q, k, v, scale, return_lse=return_lse, out=target, **options
     )
     result, lse = result if return_lse else (result, None)
+    # Where Q's rows lie one after the other, so do the result's, and nothing is copied.
     final = result.transpose(1, 2).contiguous() if out is None else out
     return (final, lse) if return_lse else final
-
-
-def _writes_in_place(*tensors: Tensor | None) -> bool:
-    """True if the result may be computed right where the caller wants it, without a copy.
-
-    Where torch compiles, transforms or differentiates, the result has to be a value of its own.
-    """
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    if torch.is_autocast_enabled(tensors[0].device.type):  # type: ignore[union-attr]
-        return False
-    return not any(
-        tensor is not None and (type(tensor) is not Tensor or torch_op.gradient_wanted(tensor))
-        for tensor in tensors
-    )
 
 
 def attention_packed(

@@ -10,6 +10,9 @@ schema fixes what is returned and what is written:
 
 A BlockMask travels as its block sizes and its lists. `causal` is 0 (none), 1 (upper-left) or 2
 (lower-right), a window side of -1 is unbounded, a softcap of 0 is none.
+
+A graph that torch.compile makes calls `attention_forward_dense` where that says it all: gradients
+were looked for while tracing, and torch's dispatcher takes its time over each argument.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext
 from torch.autograd import forward_ad
 
 from blackwell_sparsek import _C, core, fallback
@@ -41,6 +45,9 @@ _SCHEMAS = {
     "attention_forward_out": f"(Tensor(a!) out, {_ARGUMENTS}) -> ()",
     "attention_forward_lse_out": f"(Tensor(a!) out, {_ARGUMENTS}) -> Tensor",
 }
+_DENSE = "attention_forward_dense"
+_DENSE_ARGUMENTS = 5  # Q, K, V, scale and causal
+_DENSE_SCHEMA = "(Tensor q, Tensor k, Tensor v, float? scale, int causal) -> Tensor"
 _CAUSAL: tuple[bool | str, ...] = (False, "upper_left", "lower_right")
 AUTOCAST_FROM = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -104,7 +111,7 @@ class _Operator:
         lists = arguments[9:] if arguments[11] is not None else None
         result, lse = out, None
         if not ALLOCATES_NATIVELY:
-            result = q.new_empty((*q.shape[:3], v.shape[3])) if out is None else out
+            result = new_result(q, v) if out is None else out
             lse = q.new_empty(q.shape[:3], dtype=torch.float32) if self.has_lse else None
         config = core.config_in_force or core.get_default_config()
         try:
@@ -113,7 +120,11 @@ class _Operator:
             if config.fallback != "sdpa":
                 raise
             reason = str(error)
-        return self.pack(_contiguous(self.by_torch(reason, out, arguments), out))
+        computed = self.by_torch(reason, out, arguments)
+        if out is None:  # in the layout that `fake` promised
+            attended = new_result(q, v).copy_(computed[0] if self.has_lse else computed)
+            computed = (attended, computed[1]) if self.has_lse else attended
+        return self.pack(computed)
 
     def by_torch(self, reason: str, out: Tensor | None, arguments: tuple[Any, ...]) -> Any:
         q, k, v, scale, causal, left, right, softcap, attn_mask = arguments[:9]
@@ -138,7 +149,7 @@ class _Operator:
                     f"{name}: must be on Q's device, {q.device}; got {tensor.device}. "
                     f"Move it there with {name}.to(Q.device)."
                 )
-        result = q.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
+        result = new_result(q, v)
         lse = q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
         return self.pack((result, lse) if self.has_lse else result)
 
@@ -159,6 +170,13 @@ class _Operator:
                 raise _C.UnsupportedError(reason)
             return self.pack(self.by_torch(reason, out, arguments))
         with torch._C._AutoDispatchBelowAutograd():
+            if (
+                self.name == "attention_forward"
+                and arguments[_DENSE_ARGUMENTS:] == _DEFAULTS[_DENSE_ARGUMENTS:]
+                and TracingContext.try_get() is not None
+            ):
+                dense = torch.ops.blackwell_sparsek.attention_forward_dense
+                return dense.default(*arguments[:_DENSE_ARGUMENTS])
             result = self.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
         if out is not None:
             torch.autograd.graph.increment_version(out)
@@ -216,11 +234,41 @@ def _block_mask(arguments: tuple[Any, ...]) -> BlockMask:
     return BlockMask(*lists, block_size=(block_q, block_k), kv_blocks=-(-kv_len // block_k))
 
 
-def _contiguous(result: Any, out: Tensor | None) -> Any:
-    """What `fake` promised: a contiguous result, unless the caller gave `out`."""
-    if isinstance(result, tuple):
-        return _contiguous(result[0], out), result[1]
-    return result if out is not None else result.contiguous()
+def new_result(q: Tensor, v: Tensor) -> Tensor:
+    """An empty result: dense, its dimensions in the order that Q's have in memory.
+
+    The native side allocates the same (bindings/call.cc, `lay_out_result`).
+    """
+    order, strides = [0, 1, 2], q.stride()
+    for i in (1, 0, 1):
+        outer, inner = strides[order[i]], strides[order[i + 1]]
+        if _known(outer > 0) and _known(outer < inner):  # a stride of 0 tells nothing
+            order[i], order[i + 1] = order[i + 1], order[i]
+    result_strides, stride = [1, 1, 1, 1], v.shape[3]
+    for dim in reversed(order):
+        result_strides[dim] = stride
+        stride = stride * torch.sym_max(q.shape[dim], 1)
+    return q.new_empty_strided((*q.shape[:3], v.shape[3]), result_strides)
+
+
+def _known(condition: Any) -> bool:
+    """Whether a condition on sizes holds; False where torch cannot tell before they are there."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return bool(guard_or_false(condition))
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: int) -> Any:
+    """`attention_forward_dense` on the CPU and CUDA."""
+    if ALLOCATES_NATIVELY:
+        try:
+            arguments = (q, k, v, scale, causal, -1, -1, 0.0, None, None, False, None)
+            return _C.attention_forward(*arguments)
+        except _C.UnsupportedError:
+            pass  # what then is to be done is known below
+    return _OPERATORS["attention_forward"].compute(q, k, v, scale, causal)
 
 
 def _batch_under_vmap(arguments: tuple[Any, ...], dims: tuple[int | None, ...]) -> int:
@@ -251,8 +299,10 @@ def _fold(
 def _register() -> tuple[torch.library.Library, dict[str, _Operator]]:
     library = torch.library.Library(NAMESPACE, "FRAGMENT")
     operators = {name: _Operator(name) for name in _SCHEMAS}
+    # The result's strides follow from Q's: compiled code must pass what was traced.
+    tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
     for name, operator in operators.items():
-        library.define(name + _SCHEMAS[name], tags=(torch.Tag.pt2_compliant_tag,))
+        library.define(name + _SCHEMAS[name], tags=tags)
         for key in ("CPU", "CUDA"):
             library.impl(name, operator.compute, key)
         library.impl(name, operator.autograd, "Autograd", with_keyset=True)
@@ -260,6 +310,12 @@ def _register() -> tuple[torch.library.Library, dict[str, _Operator]]:
         library.impl(name, operator.autocast("cuda"), "AutocastCUDA")
         torch.library.register_fake(f"{NAMESPACE}::{name}", operator.fake, lib=library)
         torch.library.register_vmap(f"{NAMESPACE}::{name}", operator.vmap, lib=library)
+    library.define(_DENSE + _DENSE_SCHEMA, tags=tags)
+    for key in ("CPU", "CUDA"):
+        library.impl(_DENSE, _dense, key)
+    library.impl(_DENSE, torch.library.fallthrough_kernel, "Autograd")
+    fake = operators["attention_forward"].fake
+    torch.library.register_fake(f"{NAMESPACE}::{_DENSE}", fake, lib=library)
     return library, operators
 
 

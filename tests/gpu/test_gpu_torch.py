@@ -60,6 +60,17 @@ def test_the_operator_equals_the_direct_call() -> None:
     assert torch.equal(OPS.attention_forward(*grouped()), attention_forward(*grouped()))
 
 
+@pytest.mark.parametrize("length", [1, 70, 512])
+def test_the_result_lies_in_memory_as_queries_do(length: int) -> None:
+    rows = [randn(2, length, 4, 64, seed=i) for i in range(3)]
+    views = [t.transpose(1, 2) for t in rows]
+    copies = [t.contiguous() for t in views]
+    for function in (attention_forward, OPS.attention_forward):
+        assert function(*views).transpose(1, 2).is_contiguous()
+        assert function(*copies).is_contiguous()
+        assert torch.equal(function(*views), function(*copies))
+
+
 def test_autocast_casts_as_sdpa_does() -> None:
     tensors = [t.float() for t in grouped()]
     with torch.autocast(DEVICE, dtype=torch.bfloat16):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,6 +184,39 @@ def test_out_is_written_and_returned() -> None:
     out = torch.full((2, 20, 3, 40), torch.nan).transpose(1, 2)[..., :32]
     assert attention_forward(Q, K, V, out=out) is out
     assert torch.equal(out, attention_forward(Q, K, V))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_the_result_lies_in_memory_as_queries_do(order: tuple[int, ...]) -> None:
+    sizes = (2, 3, 6)  # batch, heads, length
+    in_memory = torch.randn(*(sizes[dim] for dim in order), 32)
+    Q = in_memory.permute(*(order.index(dim) for dim in range(3)), 3)
+    for queries in (Q, Q[:, :, ::2], Q[:1], Q[:, :1], Q[:, :, :1]):
+        keys = Q[: len(queries), :1]
+        result, _ = attention_forward(queries, keys, keys, return_lse=True)
+        strides = zip(
+            result.shape, result.stride(), torch.empty_like(queries).stride(), strict=True
+        )
+        assert all(size == 1 or ours == torchs for size, ours, torchs in strides)
+        copy = keys.contiguous()
+        assert torch.equal(result, attention_forward(queries.contiguous(), copy, copy))
+
+
+def test_results_are_freed() -> None:
+    """Of either layout: their memory is the framework's, handed over by way of the native side."""
+    transposed = torch.randn(1, 1 << 15, 2, 64).transpose(1, 2)
+    keys = torch.randn(1, 2, 1, 64)
+    for Q in (transposed, transposed.contiguous()):
+        attention_forward(Q, keys, keys)
+        before = _resident_bytes()
+        for _ in range(20):  # of 16 MiB each
+            attention_forward(Q, keys, keys)
+        assert _resident_bytes() - before < 100 << 20
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_rows_bits_do_not_depend_on_its_company() -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch._dynamo.testing
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 
-from blackwell_sparsek import BlockMask, attention_forward
+from blackwell_sparsek import BlockMask, UnsupportedError, attention_forward
 from blackwell_sparsek.core import Config, set_default_config
 from blackwell_sparsek.fallback import FallbackWarning
 
@@ -65,6 +66,53 @@ def test_no_graph_break() -> None:
     explanation = torch._dynamo.explain(two_layers)(*qkv(64))
     assert explanation.graph_break_count == 0
     assert explanation.graph_count == 1
+
+
+def test_a_models_transpositions_cost_nothing() -> None:
+    """The graph of a usual attention layer has no copy and the shortest operator."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def layer(x: Tensor) -> Tensor:
+        q, k, v = (t.transpose(1, 2) for t in x.view(2, -1, 3, 4, 32).unbind(2))
+        hidden = attention_forward(q, k, v, is_causal=True).transpose(1, 2)
+        masked = attention_forward(q, k, v, window=(9, 0)).transpose(1, 2)
+        return hidden.reshape(2, -1, 128).relu() + masked.reshape(2, -1, 128)
+
+    compiled = torch.compile(
+        layer, fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=keep)
+    )
+    with torch.no_grad():
+        for length in (70, 33):
+            x = torch.randn(2, length, 384)
+            assert torch.equal(compiled(x), layer(x))
+    (graph,) = graphs
+    calls = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert "blackwell_sparsek.attention_forward_dense.default" in calls
+    assert "blackwell_sparsek.attention_forward.default" in calls
+    assert not [name for name in calls if "clone" in name or "copy" in name]
+
+
+def test_a_problem_without_a_kernel_in_compiled_code() -> None:
+    def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention_forward(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)) + 1
+
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    tensors = [torch.randn(2, 40, 4, 32) for _ in range(3)]
+    set_default_config(Config(kernel="sm90_attention_forward"))
+    with pytest.raises(UnsupportedError, match="sm90_attention_forward"):
+        compiled(*tensors)
+    set_default_config(Config(kernel="sm90_attention_forward", fallback="sdpa"))
+    with pytest.warns(FallbackWarning, match="sm90_attention_forward"):
+        result = compiled(*tensors)
+    assert result.transpose(1, 2).is_contiguous()
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(t.transpose(1, 2) for t in tensors)
+    )
+    torch.testing.assert_close(result, expected + 1)
 
 
 def test_block_masks_as_arguments() -> None:

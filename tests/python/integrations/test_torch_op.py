@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -186,6 +187,17 @@ def test_fake_and_meta_tensors_have_the_shapes_and_read_nothing(qkv: Any) -> Non
         assert isinstance(result, FakeTensor) or result.is_meta
     with mode, pytest.raises(ValueError, match="Q: must have 4 dimensions"):
         attention_forward(torch.empty(3, 4), torch.empty(3, 4), torch.empty(3, 4))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_fake_results_lie_in_memory_as_real_ones(order: tuple[int, ...]) -> None:
+    in_memory = torch.randn(*((2, 3, 6)[dim] for dim in order), 32)
+    q = in_memory.permute(*(order.index(dim) for dim in range(3)), 3)
+    for queries in (q, q[:, :, ::2], q[:1].expand(2, -1, -1, -1)):
+        strides = attention_forward(queries, q, q[..., :24]).stride()
+        fake = queries.to("meta"), q.to("meta"), q[..., :24].to("meta")
+        assert attention_forward(*fake).stride() == strides
+        assert OPS.attention_forward(queries, q, q[..., :24]).stride() == strides
 
 
 def test_make_fx_records_the_operator(qkv: Any) -> None:
