@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from blackwell_sparsek import BlockMask, attention_forward
+from blackwell_sparsek import _C, BlockMask, attention_forward
 from blackwell_sparsek.attention import plan
 from oracle_tools import assert_close, haloed, oracle
 
@@ -202,15 +202,22 @@ def test_the_result_lies_in_memory_as_queries_do(order: tuple[int, ...]) -> None
         assert torch.equal(result, attention_forward(queries.contiguous(), copy, copy))
 
 
-def test_results_are_freed() -> None:
-    """Of either layout: their memory is the framework's, handed over by way of the native side."""
+def test_results_of_other_libraries_tensors() -> None:
+    """Allocated through DLPack, in the same layout, and freed."""
+
+    class Other(torch.Tensor):
+        pass
+
+    rules = (None, 0, -1, -1, 0.0, None, None, False, None)
     transposed = torch.randn(1, 1 << 15, 2, 64).transpose(1, 2)
     keys = torch.randn(1, 2, 1, 64)
     for Q in (transposed, transposed.contiguous()):
-        attention_forward(Q, keys, keys)
+        result = _C.attention_forward(Q.as_subclass(Other), keys, keys, *rules)
+        assert result.stride() == Q.stride()
+        assert torch.equal(result, attention_forward(Q, keys, keys))
         before = _resident_bytes()
         for _ in range(20):  # of 16 MiB each
-            attention_forward(Q, keys, keys)
+            _C.attention_forward(Q.as_subclass(Other), keys, keys, *rules)
         assert _resident_bytes() - before < 100 << 20
 
 

@@ -165,7 +165,9 @@ class SparseKFwOp(_fmha.AttentionFwOpBase):  # type: ignore[misc, name-defined]
     def not_supported_reasons(cls, d: Any) -> list[str]:
         """xFormers' own reasons, less those of its own binary, and ours."""
         reasons = [r for r in super().not_supported_reasons(d) if not _of_their_binary(r, d)]
-        return reasons or _own_reasons(d)
+        if reasons or torch.compiler.is_compiling():  # the call itself will tell what it cannot do
+            return reasons
+        return _own_reasons(d)
 
     @classmethod
     def apply(cls, inp: Any, needs_gradient: bool) -> tuple[Tensor, Any]:

@@ -202,6 +202,18 @@ def test_empty_inputs(empty: str) -> None:
     assert torch.equal(result, torch.zeros_like(q))
 
 
+@pytest.mark.parametrize("name", ["none", "causal", "block sparse"])
+def test_compiles_without_a_graph_break(name: str) -> None:
+    q, k, v = tensors(2, Q_LEN, KV_LEN)
+    bias = DENSE[name]()
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        return xops.memory_efficient_attention(q, k, v, bias, op=OP)
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(q, k, v), attend(q, k, v))
+
+
 def test_reasons_are_ours_and_theirs() -> None:
     inputs = xops.fmha.Inputs
     q, k, v = tensors(1, 8, 8)
