@@ -48,6 +48,21 @@ __device__ __forceinline__ bool fully_visible(const TileRecord<kBlocks>& record,
   return visible;
 }
 
+// True when a block without bits has a key for each of some rows in a row. `every`: what all of
+// them see, from the last one's first key to the first one's end, which may lie in front of it.
+template <int kBlockKeys, int kBlocks>
+__device__ __forceinline__ bool seen_by_every_row(const TileRecord<kBlocks>& record,
+                                                  KeyRange every) {
+  bool seen = false;
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    const KeyBlock block = record.blocks[b];
+    seen = seen || (block.bits == nullptr && every.begin < block.first_key + kBlockKeys &&
+                    every.end > block.first_key);
+  }
+  return seen;
+}
+
 // Applies visible range and block bits. `first_row` is the tile's query of this thread's first
 // fragment row, `block_row` the same row counted inside the block list's query block, whose rows
 // have a bit for each of `block_keys` keys.

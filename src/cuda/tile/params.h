@@ -56,9 +56,10 @@ template <int kBlocks>
 struct TileRecord {
   KeyBlock blocks[kBlocks];
   // Bit w: a rule of position or block bits removes pairs of consumer w's rows from the tile;
-  // kHasNext: another tile of the same task follows; kChainEnds: and it is of another chain.
+  // kEveryRowSees << w: each of those rows sees a key of it all the same; kHasNext: another tile of
+  // the same task follows; kChainEnds: and it is of another chain.
   uint32_t flags;
-  static constexpr uint32_t kHasNext = 1u << 31, kChainEnds = 1u << 30;
+  static constexpr uint32_t kHasNext = 1u << 31, kChainEnds = 1u << 30, kEveryRowSees = 1u << 8;
 };
 
 // tile/scheduler.cuh has the order of tasks.

@@ -77,7 +77,7 @@ struct RegisterBudget {
 };
 constexpr RegisterBudget registers_for(const Shape& shape) {
   return shape.consumers == 3                   ? RegisterBudget{32, 160}
-         : shape.consumers == 2                 ? RegisterBudget{32, 240}
+         : shape.consumers == 2                 ? RegisterBudget{40, 232}
          : shape.ctas_per_multiprocessor() == 2 ? RegisterBudget{40, 216}
                                                 : RegisterBudget{255, 255};
 }
@@ -135,9 +135,12 @@ struct Config {
   static_assert(!kTakesTurns || kConsumers > 1, "a turn is passed to another warpgroup");
   static_assert(kMask == tile::MaskType::kNone || kTransform, "attn_mask adds to scaled scores");
   static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
+  // setmaxnreg deals out what the CTA got at its launch, a multiple of eight for each thread: one
+  // register more, and it waits for ever.
+  static constexpr int kLaunchRegisters = 64 * 1024 / (kMinBlocks * kThreads) / 8 * 8;
   static_assert(kRegisters.producer == 255 ||
-                kMinBlocks * (kRegisters.producer + kConsumers * kRegisters.consumer) * 128 <=
-                    64 * 1024);
+                kRegisters.producer + kConsumers * kRegisters.consumer <=
+                    (1 + kConsumers) * kLaunchRegisters);
   // Scores, packed weights and O of a thread, and 40 registers for the rest.
   static_assert(kKvTile / 2 + kKvTile / 4 + (kChained ? 2 : 1) * kVHeadDim / 2 + 32 <=
                 kRegisters.consumer);

@@ -78,6 +78,9 @@ struct Producer {
       const int row = at.first_row + 64 * w;
       const tile::KeyRange every = tile::keys_of_every_row(params.visibility, row, row + 63);
       if (!tile::fully_visible<Config::kBlockKeys>(record, every)) record.flags |= 1u << w;
+      if (Config::kBold && tile::seen_by_every_row<Config::kBlockKeys>(record, every)) {
+        record.flags |= Record::kEveryRowSees << w;
+      }
     }
     return found;
   }
@@ -395,9 +398,11 @@ struct Consumer {
     return true;
   }
 
-  // Whether this warpgroup has nothing to mask in the tile: then each of its rows sees all of it.
-  __device__ __forceinline__ bool is_whole(uint32_t flags) const {
-    return (flags >> warpgroup & 1) == 0;
+  // Whether the maxima of this first tile may do for the later ones. One key of it says little
+  // about a row's maximum, but bf16 leaves much room.
+  __device__ __forceinline__ bool bodes_well(uint32_t flags) const {
+    const uint32_t whole = ~flags, seen = flags / Record::kEveryRowSees;
+    return ((Config::kElement == arch::Element::kBFloat16 ? seen : whole) >> warpgroup & 1) != 0;
   }
 
   // One tile of queries against all its keys. Leaves O and the rows; sums are not finished. Tells
@@ -409,9 +414,10 @@ struct Consumer {
     EarlierChains earlier;
     if constexpr (Config::kChained) earlier.reset();
     Progress progress = start(s);
-    const Maxima maxima = bold && is_whole(progress.flags) ? Maxima::kStay : Maxima::kFollow;
+    const Maxima maxima = bold && bodes_well(progress.flags) ? Maxima::kStay : Maxima::kFollow;
     if (Config::kBold && maxima == Maxima::kStay) {
       arch::mma_fence_registers(s);
+      mask(s, progress.flags, progress.k_stage, at);
       tile::take_maxima<kScores / 4>(s, params.scale_log2, rows);
       while (this->template step<Maxima::kStay>(s, p, o, rows, earlier, progress, at)) {
       }
@@ -468,7 +474,7 @@ struct Consumer {
     float s[2][kScores];
     uint32_t p[kScores / 2];
     Progress progress = start(s[0]);
-    const Maxima later = bold && is_whole(progress.flags) ? Maxima::kStay : Maxima::kFollow;
+    const Maxima later = bold && bodes_well(progress.flags) ? Maxima::kStay : Maxima::kFollow;
     Maxima maxima = Maxima::kFollow;  // in the first tile
     for (;;) {
       if (!(progress.flags & Record::kHasNext)) {

@@ -62,10 +62,10 @@ __device__ __forceinline__ void start_copies(typename Config::SharedMemory& shar
                                              int chain) {
   const int first = first_tile_of<Config>(at, chain);
   if (chain == 0) arch::barrier_init(shared.q_ready, 1);
-  for (int t = first; t < at.end_tile; t += Config::kChains) {
-    const int place = place_of<Config>(t, first, chain);
-    arch::barrier_init(shared.k_ready[place], 1);
-    arch::barrier_init(shared.v_ready[place], 1);
+#pragma unroll
+  for (int place = 0; place < Config::kTiles; place += Config::kChains) {
+    arch::barrier_init(shared.k_ready[place + chain], 1);
+    arch::barrier_init(shared.v_ready[place + chain], 1);
   }
   arch::fence_barrier_init();
   arch::wait_for_previous_grid();
