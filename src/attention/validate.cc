@@ -286,6 +286,9 @@ void validate_addresses(const AttentionProblem& problem, const AttentionBuffers&
     check_alignment("K", problem.k, buffers.k);
     check_alignment("V", problem.v, buffers.v);
     check_alignment("out", problem.out, buffers.out);
+    if (problem.mask_kind != MaskKind::kNone) {
+      check_alignment("attn_mask", problem.mask, buffers.mask);
+    }
   }
   check_out_apart(problem, buffers);
 }

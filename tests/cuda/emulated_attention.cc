@@ -84,13 +84,16 @@ Tensors::Tensors(const Case& c) {
     p.mask_kind = c.mask_kind;
     p.mask = contiguous(c.mask_dtype,
                         {c.mask_shape[0], c.mask_shape[1], c.mask_shape[2], c.mask_shape[3]});
-    const size_t count = static_cast<size_t>(p.mask.shape[0] * p.mask.stride[0]);
+    const int64_t count = p.mask.shape[0] * p.mask.stride[0];
     std::normal_distribution<float> normal;
-    for (size_t i = 0; i < count; ++i) {
+    for (int64_t i = -c.mask_shift; i < count; ++i) {
       const float bias = random() % 8 == 0 ? -kInfinity : 2.0f * normal(random);
       const uint16_t bits = to_bits(bias, c.mask_dtype);
       switch (c.mask_dtype) {
-        case DataType::kBool: mask_.push_back(random() % 4 != 0); break;
+        case DataType::kBool:
+          mask_.push_back(c.kept.empty() || i < 0 ? random() % 4 != 0
+                                                  : i % c.kv_len < c.kept[i / p.mask.stride[0]]);
+          break;
         case DataType::kFloat32:
           mask_.insert(mask_.end(), reinterpret_cast<const uint8_t*>(&bias),
                        reinterpret_cast<const uint8_t*>(&bias) + 4);
@@ -100,6 +103,17 @@ Tensors::Tensors(const Case& c) {
                        reinterpret_cast<const uint8_t*>(&bits) + 2);
       }
     }
+    if (c.mask_transposed) {
+      p.mask.stride[2] = 1;
+      p.mask.stride[3] = p.mask.shape[2];
+    }
+    const int64_t whole[] = {c.batch, c.q_heads, c.q_len, c.kv_len};
+    for (int i = 0; c.mask_expanded && i < 4; ++i) {
+      if (p.mask.shape[i] == 1) p.mask.stride[i] = 0;
+      p.mask.shape[i] = whole[i];
+    }
+    buffers.mask = mask_.data() + c.mask_shift * bytes_per_element(c.mask_dtype);
+    p.mask.address_alignment = address_alignment(buffers.mask);
   }
 
   if (c.block_q > 0) {
@@ -131,7 +145,6 @@ Tensors::Tensors(const Case& c) {
   buffers.q = q_.data();
   buffers.k = k_.data();
   buffers.v = v_.data();
-  buffers.mask = mask_.data();
   buffers.out = out_.data();
   buffers.lse = lse_.data();
 }
@@ -197,8 +210,9 @@ arch::TensorMap encode_for_emulator(const cuda::TensorMapSpec& spec, const void*
   for (int i = 0; i < spec.rank; ++i) {
     contents.size[i] = static_cast<int32_t>(spec.dims[i]);
     contents.box[i] = spec.box[i];
-    if (i > 0) contents.stride_bytes[i - 1] = spec.strides[i] * 2;
+    if (i > 0) contents.stride_bytes[i - 1] = spec.strides[i] * bytes_per_element(spec.dtype);
   }
+  contents.element_bytes = static_cast<int32_t>(bytes_per_element(spec.dtype));
   return emulation::encode(contents);
 }
 

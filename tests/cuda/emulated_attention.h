@@ -26,7 +26,11 @@ struct Case {
   MaskKind mask_kind = MaskKind::kNone;
   DataType mask_dtype = DataType::kBool;
   std::vector<int64_t> mask_shape = {};  // 4, each 1 or the problem's
-  int32_t block_q = 0, block_k = 0;      // 0 = no block mask
+  std::vector<int64_t> kept = {};    // keys that a bool mask keeps, of each of its batch entries
+  int64_t mask_shift = 0;            // elements between an aligned address and the mask's
+  bool mask_transposed = false;      // columns far apart, rows side by side
+  bool mask_expanded = false;        // stride 0 and the problem's size where the shape says 1
+  int32_t block_q = 0, block_k = 0;  // 0 = no block mask
   double full_density = 0.3, partial_density = 0.2;
   int64_t mask_heads = 1;
   bool repeat_kv_batch = false;  // stride 0

@@ -32,6 +32,15 @@ __device__ __forceinline__ float load_shared_in_order(const float& place) {
   return const_cast<const volatile float&>(place);
 }
 
+// PTX ISA 9.7.15.5.15: ldmatrix.x4. Lane l names 16 bytes of shared memory: row l % 8 of matrix l /
+// 8 of 16-bit elements. It gets elements 2 (l % 4) and the next of row l / 4 of each matrix.
+__device__ __forceinline__ void load_matrices(const void* row, uint32_t (&pairs)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
 // PTX ISA 9.7.13: bar.sync 0.
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
 

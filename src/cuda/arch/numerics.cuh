@@ -69,6 +69,13 @@ __device__ __forceinline__ float bfloat16_to_float(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
 
+// PTX ISA 9.7.9: ld.v2.b32; 8-byte aligned.
+__device__ __forceinline__ void load_8_bytes(const void* source, uint32_t (&words)[2]) {
+  const uint2 loaded = *static_cast<const uint2*>(source);
+  words[0] = loaded.x;
+  words[1] = loaded.y;
+}
+
 // PTX ISA 9.7.9: ld.global.v4.b32; 16-byte aligned.
 __device__ __forceinline__ void load_16_bytes(const void* source, uint32_t (&words)[4]) {
   const uint4 loaded = *static_cast<const uint4*>(source);

@@ -33,9 +33,8 @@ void set_addresses(const AttentionProblem& problem, const AttentionBuffers& buff
 template <class Params>
 class PreparedKernel final : public PreparedLaunch {
  public:
-  PreparedKernel(const AttentionProblem& problem, const Params& params,
-                 const std::array<cuda::TensorMapSpec, 3>& specs, cuda::DeviceKernel& kernel,
-                 const cuda::LaunchShape& shape)
+  PreparedKernel(const AttentionProblem& problem, const Params& params, const TensorMapSpecs& specs,
+                 cuda::DeviceKernel& kernel, const cuda::LaunchShape& shape)
       : problem_(problem), params_(params), specs_(specs), kernel_(kernel), shape_(shape) {}
 
   void launch(const AttentionBuffers& buffers) override {
@@ -59,11 +58,16 @@ class PreparedKernel final : public PreparedLaunch {
     if (!has_keys) return;  // nothing reads the maps of k and v
     cuda::replace_address(params_.k, specs_[1].name, buffers.k);
     cuda::replace_address(params_.v, specs_[2].name, buffers.v);
+    if constexpr (requires { params_.mask_map; }) {
+      if (specs_.size() > 3) {
+        cuda::replace_address(params_.mask_map, specs_[3].name, buffers.mask);
+      }
+    }
   }
 
   const AttentionProblem problem_;
   Params params_;
-  const std::array<cuda::TensorMapSpec, 3> specs_;
+  const TensorMapSpecs specs_;
   cuda::DeviceKernel& kernel_;  // lives as long as the process
   const cuda::LaunchShape shape_;
   bool encoded_ = false;
@@ -72,8 +76,7 @@ class PreparedKernel final : public PreparedLaunch {
 // `params`: everything but addresses.
 template <class Params>
 std::unique_ptr<PreparedLaunch> prepare_launch(const AttentionProblem& problem,
-                                               const Params& params,
-                                               const std::array<cuda::TensorMapSpec, 3>& specs,
+                                               const Params& params, const TensorMapSpecs& specs,
                                                const cuda::KernelRequest& request,
                                                const cuda::LaunchShape& shape) {
   return std::make_unique<PreparedKernel<Params>>(problem, params, specs,

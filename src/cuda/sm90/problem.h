@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <string>
 #include <vector>
 
@@ -32,6 +31,8 @@ tile::Visibility visibility_of(const AttentionProblem& problem);
 int tile_columns(int64_t head_dim);
 tile::MaskType mask_type(const AttentionProblem& problem);
 tile::MaskTensor mask_tensor(const AttentionProblem& problem, const AttentionBuffers& buffers);
+
+using TensorMapSpecs = std::vector<cuda::TensorMapSpec>;
 
 // Boxes of 64 columns and `box_rows` rows. Where a tensor repeats (stride 0) the map has one entry,
 // and the kernel multiplies its coordinate by `broadcast_step`.
@@ -72,13 +73,18 @@ void fill_common(const AttentionProblem& problem, const AttentionBuffers& buffer
   params.visibility = visibility_of(problem);
 }
 
-// q, k and v of a launch. Without keys nothing reads the maps of k and v, but they must be maps.
+// q, k and v of a launch, and attn_mask where a fourth spec describes it. Without keys nothing
+// reads the maps but q's, but they must be maps.
 template <class Params>
-void encode_maps(const std::array<cuda::TensorMapSpec, 3>& specs, const AttentionBuffers& buffers,
-                 bool has_keys, Params& params) {
+void encode_maps(const TensorMapSpecs& specs, const AttentionBuffers& buffers, bool has_keys,
+                 Params& params) {
   params.q = cuda::encode_tensor_map(specs[0], buffers.q);
   params.k = has_keys ? cuda::encode_tensor_map(specs[1], buffers.k) : params.q;
   params.v = has_keys ? cuda::encode_tensor_map(specs[2], buffers.v) : params.q;
+  if constexpr (requires { params.mask_map; }) {
+    params.mask_map =
+        has_keys && specs.size() > 3 ? cuda::encode_tensor_map(specs[3], buffers.mask) : params.q;
+  }
 }
 
 }  // namespace bsk::sm90

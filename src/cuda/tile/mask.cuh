@@ -20,19 +20,25 @@ __device__ __forceinline__ float tanh_accurate(float x) {
   return 1.0f - 2.0f * arch::reciprocal_approx(e + 1.0f);
 }
 
+// Caps the scores where there is a cap; returns what they are still to be multiplied by.
+template <int kCount>
+__device__ __forceinline__ float cap_scores(float (&scores)[kCount],
+                                            const ScoreTransform& transform) {
+  if (!(transform.softcap > 0.0f)) return transform.scale * kLog2e;
+  const float inner = transform.scale * arch::reciprocal_approx(transform.softcap);
+  const float outer = transform.softcap * kLog2e;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) scores[i] = outer * tanh_accurate(scores[i] * inner);
+  return 1.0f;
+}
+
 template <int kCount>
 __device__ __forceinline__ void transform_scores(float (&scores)[kCount],
                                                  const ScoreTransform& transform) {
-  if (transform.softcap > 0.0f) {
-    const float inner = transform.scale * arch::reciprocal_approx(transform.softcap);
-    const float outer = transform.softcap * kLog2e;
+  const float factor = cap_scores(scores, transform);
+  if (transform.softcap > 0.0f) return;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) scores[i] = outer * tanh_accurate(scores[i] * inner);
-  } else {
-    const float factor = transform.scale * kLog2e;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) scores[i] *= factor;
-  }
+  for (int i = 0; i < kCount; ++i) scores[i] *= factor;
 }
 
 // True when no rule of position or block bits removes a pair of these rows from the tile.
@@ -125,34 +131,6 @@ __device__ __forceinline__ void mask_score(float& score, const MaskTensor& mask,
     const uint16_t bits = static_cast<const uint16_t*>(mask.data)[at];
     score += kLog2e * (kMask == MaskType::kFloat16 ? arch::half_to_float(bits)
                                                    : arch::bfloat16_to_float(bits));
-  }
-}
-
-// attn_mask for this thread's part of a tile. Rows and keys beyond the ends read the last one; the
-// visible range removes them afterwards.
-template <MaskType kMask, int kBlockKeys, int kBlocks>
-__device__ __forceinline__ void apply_mask_tensor(float (&scores)[kBlocks * kBlockKeys / 2],
-                                                  const TileRecord<kBlocks>& record,
-                                                  const MaskTensor& mask, int64_t head_offset,
-                                                  int first_row, int q_len, int kv_len) {
-  constexpr int kGroups = kBlockKeys / 8;
-#pragma unroll
-  for (int r = 0; r < kRowsPerThread; ++r) {
-    const int row = first_row + 8 * r < q_len ? first_row + 8 * r : q_len - 1;
-    const int64_t row_offset = head_offset + row * mask.row_stride;
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-      for (int j = 0; j < kGroups; ++j) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const int key = record.blocks[b].first_key + 8 * j + fragment_column() + c;
-          const int64_t at = row_offset + (key < kv_len ? key : kv_len - 1) * mask.column_stride;
-          float& score = scores[4 * (b * kGroups + j) + 2 * r + c];
-          mask_score<kMask>(score, mask, at);
-        }
-      }
-    }
   }
 }
 

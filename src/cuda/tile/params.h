@@ -37,7 +37,21 @@ struct KeyBlock {
   const uint8_t* bits;  // of query row 0 of the block list's block; null = every pair may attend
 };
 
-enum class MaskType : int { kNone, kBool, kFloat16, kBFloat16, kFloat32 };
+// kKeys: of bool, the same for every query.
+enum class MaskType : int { kNone, kBool, kFloat16, kBFloat16, kFloat32, kKeys };
+
+constexpr int mask_element_bytes(MaskType mask) {
+  return mask == MaskType::kNone                              ? 0
+         : mask == MaskType::kFloat32                         ? 4
+         : mask == MaskType::kKeys || mask == MaskType::kBool ? 1
+                                                              : 2;
+}
+// Of a tile of attn_mask in shared memory (tile/mask_tile.cuh): the bytes that a row has in a
+// chunk.
+constexpr int mask_chunk_bytes(MaskType mask, int block_keys) {
+  const int bytes = block_keys * mask_element_bytes(mask);
+  return bytes < 128 ? bytes : 128;
+}
 
 // attn_mask [batch, q_heads, q_len, kv_len] by strides in elements; 0 where it is broadcast.
 struct MaskTensor {
@@ -57,9 +71,11 @@ struct TileRecord {
   KeyBlock blocks[kBlocks];
   // Bit w: a rule of position or block bits removes pairs of consumer w's rows from the tile;
   // kEveryRowSees << w: each of those rows sees a key of it all the same; kHasNext: another tile of
-  // the same task follows; kChainEnds: and it is of another chain.
+  // the same task follows; kChainEnds: and it is of another chain; kHidesKeys: a mask of keys
+  // removes some of the tile's; kNoTile: there is none in the task.
   uint32_t flags;
-  static constexpr uint32_t kHasNext = 1u << 31, kChainEnds = 1u << 30, kEveryRowSees = 1u << 8;
+  static constexpr uint32_t kHasNext = 1u << 31, kChainEnds = 1u << 30, kHidesKeys = 1u << 29,
+                            kNoTile = 1u << 28, kEveryRowSees = 1u << 8;
 };
 
 // tile/scheduler.cuh has the order of tasks.

@@ -84,7 +84,7 @@ void Machine::load_tile(const Copy& request) {
   Copy copy = request;
   TensorMapContents map;
   std::memcpy(&map, &copy.map, sizeof map);
-  copy.bytes = 2;
+  copy.bytes = map.element_bytes;
   for (const int32_t size : map.box) copy.bytes *= size;
   copy.cta = &cta();
   const uint32_t begin = shared_address(copy.destination), end = begin + copy.bytes;
@@ -113,20 +113,22 @@ void Machine::perform(const Copy& copy) {
   std::memcpy(&map, &copy.map, sizeof map);
   std::byte* const shared = copy.cta->shared;
   const auto begin = static_cast<uint32_t>(copy.destination - shared);
-  const int columns = map.box[0], width_bytes = columns * 2;
-  for (int index = 0; index < copy.bytes / 2; ++index) {
-    uint16_t value = 0;
+  const int element = map.element_bytes, columns = map.box[0], width_bytes = columns * element;
+  for (int index = 0; index < copy.bytes / element; ++index) {
     bool inside = true;
     const std::byte* from = map.base;
     for (int i = 0, rest = index; i < 5; rest /= map.box[i++]) {
       const int64_t at = copy.coordinate[i] + rest % map.box[i];
       inside = inside && at >= 0 && at < map.size[i];
-      from += at * (i == 0 ? 2 : map.stride_bytes[i - 1]);
+      from += at * (i == 0 ? element : map.stride_bytes[i - 1]);
     }
-    if (inside) std::memcpy(&value, from, 2);
     const uint32_t address =
-        swizzle(begin + index / columns * width_bytes + index % columns * 2, width_bytes);
-    std::memcpy(shared + address, &value, 2);
+        swizzle(begin + index / columns * width_bytes + index % columns * element, width_bytes);
+    if (inside) {
+      std::memcpy(shared + address, from, element);
+    } else {
+      std::memset(shared + address, 0, element);
+    }
   }
   BarrierState& state = barriers_.at(copy.barrier);
   state.pending_bytes -= copy.bytes;

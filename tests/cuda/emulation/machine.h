@@ -40,7 +40,8 @@ struct TensorMapContents {
   const std::byte* base;
   int32_t size[5];          // elements; [0] is contiguous; 0 = no such dimension
   int64_t stride_bytes[4];  // of dimensions 1..4
-  int32_t box[5];           // elements of a tile; box[0] * 2 bytes is the swizzle's width
+  int32_t box[5];           // elements of a tile; a row of it is as wide as the swizzle
+  int32_t element_bytes;
 };
 arch::TensorMap encode(const TensorMapContents& contents);
 

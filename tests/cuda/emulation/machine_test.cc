@@ -36,7 +36,8 @@ TensorMapContents ones() {
   return {reinterpret_cast<const std::byte*>(data.data()),
           {64, 64, 1, 1},
           {128, 8192, 8192},
-          {64, 64, 1, 1}};
+          {64, 64, 1, 1},
+          2};
 }
 
 void load(uint16_t* destination) {

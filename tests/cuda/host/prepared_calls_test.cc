@@ -190,6 +190,32 @@ TEST_F(PreparedCallsTest, addresses_are_checked_at_each_call) {
   EXPECT_EQ(fake().launches.size(), 2u);
 }
 
+// Where the copy engine takes attn_mask it has a map, whose address follows the call's; at an
+// address or with strides that it does not take, the kernel reads elements.
+TEST_F(PreparedCallsTest, attn_mask_is_copied_where_it_can_be) {
+  const auto run = [](int64_t columns, uintptr_t address) {
+    GpuCall call;
+    call.problem.k.shape[2] = call.problem.v.shape[2] = columns;
+    call.problem.mask_kind = MaskKind::kAdditive;
+    call.problem.mask = contiguous(DataType::kFloat16, {1, 1, 128, columns});
+    call.problem.mask.device = DeviceType::kCuda;
+    call.buffers.mask = reinterpret_cast<const void*>((uintptr_t{1} << 40) + address);
+    call.problem.mask.address_alignment = address_alignment(call.buffers.mask);
+    fake().calls.clear();
+    call.run("sm90_attention_forward");
+  };
+  run(128, 0);
+  EXPECT_EQ(fake().count("cuTensorMapEncodeTiled"), 4);
+  run(128, 4096);
+  EXPECT_EQ(fake().count("cuTensorMapReplaceAddress"), 4);
+  run(128, 2);
+  EXPECT_EQ(fake().count("cuTensorMapEncodeTiled"), 3);
+  run(127, 0);
+  EXPECT_EQ(fake().count("cuTensorMapEncodeTiled"), 3);
+  run(127, 4096);
+  EXPECT_EQ(fake().count("cuTensorMapReplaceAddress"), 3);
+}
+
 TEST_F(PreparedCallsTest, unaligned_tensors_are_a_reason) {
   for (TensorLayout AttentionProblem::* tensor :
        {&AttentionProblem::q, &AttentionProblem::k, &AttentionProblem::v, &AttentionProblem::out}) {

@@ -10,6 +10,7 @@
 #include "src/cuda/catalog.h"
 #include "src/cuda/host/compiler.h"
 #include "src/cuda/host/engine.h"
+#include "src/cuda/sm90/attention_forward/launch.h"
 
 namespace bsk::cuda {
 namespace {
@@ -84,8 +85,8 @@ TEST_P(MachineCode, HasNoSpillsAndUsesTheTensorCores) {
   EXPECT_EQ(code.find(" STL"), std::string::npos);
 }
 
-// All builders of block masks, all fp16 configurations and one of bf16, whose code differs in the
-// names of two instructions: three seconds each.
+// All builders of block masks, all documented fp16 configurations and one of bf16, whose code
+// differs in the names of two instructions: three seconds each.
 std::vector<KernelRequest> compiled_here() {
   std::vector<KernelRequest> requests;
   for (const KernelRequest& request : documented_requests()) {
@@ -94,6 +95,21 @@ std::vector<KernelRequest> compiled_here() {
         request.name == "sm90_attention_forward_d128_bf16_q128k128") {
       requests.push_back(request);
     }
+  }
+  // Not documented, but with the least room for attn_mask.
+  using sm90::attention_forward::ConfigChoice;
+  constexpr arch::Element kFp16 = arch::Element::kFloat16;
+  for (const ConfigChoice& choice : {
+           ConfigChoice{kFp16, {256, 256, 2, 64, 64}, false, tile::MaskType::kKeys},
+           ConfigChoice{kFp16, {256, 256, 2, 64, 64, 1}, false, tile::MaskType::kBool},
+           ConfigChoice{kFp16, {256, 256, 2, 64, 64, 2}, true, tile::MaskType::kFloat16},
+           ConfigChoice{kFp16, {256, 256, 2, 64, 64, 4}, true, tile::MaskType::kFloat32},
+           ConfigChoice{kFp16, {192, 192, 2, 64, 64}, false, tile::MaskType::kKeys},
+           ConfigChoice{kFp16, {192, 192, 2, 64, 64, 2}, true, tile::MaskType::kFloat16},
+           ConfigChoice{kFp16, {128, 128, 2, 64, 64, 4}, true, tile::MaskType::kFloat32},
+           ConfigChoice{kFp16, {128, 128, 1, 128, 64}, false, tile::MaskType::kKeys},
+       }) {
+    requests.push_back(sm90::attention_forward::request(choice));
   }
   return requests;
 }

@@ -12,8 +12,12 @@ struct Params {
   arch::TensorMap q;  // [batch, q_heads, q_len, head_dim], boxes of 64 rows x 64 columns
   arch::TensorMap k;  // [batch, kv_heads, kv_len, head_dim], boxes of kBlockKeys rows x 64 columns
   arch::TensorMap v;  // [batch, kv_heads, kv_len, v_head_dim], boxes as k's
+  // [batch, q_heads, q_len, kv_len], boxes of 64 rows (1, where all rows are the same) and a chunk
+  // of columns (tile/mask_tile.cuh); where mask_is_copied.
+  arch::TensorMap mask_map;
   // 0 where the tensor repeats along that dimension (its stride is 0), else 1.
   int32_t q_head_step, q_batch_step, k_head_step, k_batch_step, v_head_step, v_batch_step;
+  int32_t mask_head_step, mask_batch_step;
 
   void* out;  // [batch, q_heads, q_len, v_head_dim], rows 16-byte aligned
   int64_t out_batch_stride, out_head_stride, out_row_stride;
@@ -27,11 +31,14 @@ struct Params {
   tile::BlockLists lists;
   tile::ScoreTransform transform;
   tile::MaskTensor mask;
+  bool mask_is_copied;  // by the copy engine
   tile::Schedule schedule;
 };
 
 constexpr int kSharedPerMultiprocessor = 228 * 1024;
 constexpr int kSharedReservedPerCta = 1024;  // the system's
+constexpr int kMaskTileStages = 2;
+constexpr int kFoundStages = 6;
 
 constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -40,9 +47,10 @@ constexpr int round_up(int value, int multiple) {
 // The sizes that decide everything else. head_dim: columns of Q and K that are multiplied (a
 // multiple of 16); v_head_dim: columns of O (an N of wgmma). Both may exceed the problem's: the
 // copy engine fills in zeros. consumers: warpgroups of 64 query rows each. A tile of kv_tile keys
-// is gathered from kv_tile / block_keys places of K and V.
+// is gathered from kv_tile / block_keys places of K and V. mask_bytes: of an element of attn_mask
+// where tiles of it are brought into shared memory, else 0.
 struct Shape {
-  int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0;
+  int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0, mask_bytes = 0;
 
   constexpr bool operator==(const Shape&) const = default;
   constexpr int q_tile() const { return 64 * consumers; }
@@ -54,10 +62,12 @@ struct Shape {
   constexpr int stage_bytes() const {
     return kv_tile * (qk_columns() > v_columns() ? qk_columns() : v_columns()) * 2;
   }
+  constexpr int mask_tile_bytes() const { return 64 * kv_tile * mask_bytes; }  // of a consumer
+  constexpr int masks_bytes() const { return kMaskTileStages * consumers * mask_tile_bytes(); }
   constexpr int bookkeeping_bytes() const { return blocks() <= 2 ? 1024 : 2048; }
   constexpr int stages_if(int ctas) const {
-    const int room =
-        kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() - bookkeeping_bytes();
+    const int room = kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() -
+                     masks_bytes() - bookkeeping_bytes();
     return room / stage_bytes() < 8 ? room / stage_bytes() : 8;
   }
   // One consumer leaves room for a second CTA on the multiprocessor, if the ring stays long enough.
@@ -66,7 +76,7 @@ struct Shape {
   }
   constexpr int stages() const { return stages_if(ctas_per_multiprocessor()); }
   constexpr int shared_bytes() const {
-    return q_bytes() + stages() * stage_bytes() + bookkeeping_bytes();
+    return q_bytes() + stages() * stage_bytes() + masks_bytes() + bookkeeping_bytes();
   }
 };
 
@@ -76,17 +86,26 @@ struct RegisterBudget {
   int producer, consumer;
 };
 constexpr RegisterBudget registers_for(const Shape& shape) {
-  return shape.consumers == 3                   ? RegisterBudget{32, 160}
-         : shape.consumers == 2                 ? RegisterBudget{40, 232}
+  const bool plain = shape.blocks() == 1 && shape.mask_bytes == 0;
+  return shape.consumers == 3   ? RegisterBudget{32, 160}
+         : shape.consumers == 2 ? plain ? RegisterBudget{24, 240} : RegisterBudget{40, 232}
          : shape.ctas_per_multiprocessor() == 2 ? RegisterBudget{40, 216}
                                                 : RegisterBudget{255, 255};
 }
 
+// The ring of attn_mask's tiles, a base of SharedMemory.
+template <int kConsumers, int kTileBytes>
+struct MaskTiles {
+  alignas(1024) uint8_t mask_tiles[kMaskTileStages][kConsumers][kTileBytes];  // tile/mask_tile.cuh
+};
+template <int kConsumers>
+struct MaskTiles<kConsumers, 0> {};
+
 // kTakesTurns: one warpgroup at a time exponentiates, which pays where two share a multiprocessor.
 // kChained: tiles of keys are visited in Params::chains interleaved chains, one after the other, as
 // sm90_attention_forward_small's warpgroups have them (problem.h, chains_of).
-// kTransform: scores are scaled (and soft-capped) one by one, which attn_mask needs, and a scale
-// that is no factor (scale_is_a_factor).
+// kTransform: scores are scaled (and soft-capped) one by one, which an additive attn_mask needs,
+// and a scale that is no factor (scale_is_a_factor).
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,
@@ -105,27 +124,37 @@ struct Config {
   static constexpr bool kTakesTurns = kTakesTurnsValue;
   static constexpr bool kChained = kChainedValue;
 
-  // Roles: warpgroup 0 copies (one thread of it), warpgroups 1.. multiply.
-  static constexpr Shape kShape{kHeadDim, kVHeadDim, kConsumers, kKvTile, kBlockKeys};
+  static constexpr bool kMaskTiles =
+      kMask != tile::MaskType::kNone && kMask != tile::MaskType::kKeys;
+  static constexpr bool kAdditive = kMaskTiles && kMask != tile::MaskType::kBool;
+
+  // Roles: warpgroup 0 copies (warp 0 K and V, the others see to attn_mask), warpgroups 1..
+  // multiply.
+  static constexpr Shape kShape{kHeadDim, kVHeadDim,  kConsumers,
+                                kKvTile,  kBlockKeys, kMaskTiles ? mask_element_bytes(kMask) : 0};
   static constexpr int kThreads = kShape.threads();
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
 
-  // Whether a thread has room for the scores of two tiles: QK is then issued one tile further
-  // ahead.
+  // Whether a thread has room for the scores of two tiles (a bool mask takes some): QK is then
+  // issued one tile further ahead.
   static constexpr bool kScoresAhead =
-      kConsumers == 2 && !kChained &&
+      kConsumers == 2 && !kChained && kMask != tile::MaskType::kBool &&
       kKvTile + kKvTile / 4 + kVHeadDim / 2 + 40 <= kRegisters.consumer;
 
   // Whether maxima may stay what they are (kernel.cuh, Maxima). Scores with a bias may well grow
-  // from tile to tile, and chains are short.
-  static constexpr bool kBold = !kTransform && !kChained;
+  // from tile to tile, a row may see nothing of a first tile under a mask, and chains are short.
+  static constexpr bool kBold = !kTransform && !kChained && !kMaskTiles;
 
   static constexpr int kQTile = kShape.q_tile();
   static constexpr int kBlocks = kShape.blocks();
   static constexpr int kQKColumns = kShape.qk_columns();
   static constexpr int kVColumns = kShape.v_columns();
   static constexpr int kStages = kShape.stages();
+  // The ring in which attn_mask comes: kMaskParts tiles a stage, or what a mask of keys leaves.
+  static constexpr bool kMasksKeys = kMask == tile::MaskType::kKeys;
+  static constexpr int kMaskStages = kMaskTiles ? kMaskTileStages : kMasksKeys ? kFoundStages : 0;
+  static constexpr int kMaskParts = kMaskTiles ? kConsumers : 1;
   static constexpr int kQBytes = kShape.q_bytes();
   static constexpr int kKBytes = kKvTile * kQKColumns * 2;
   static constexpr int kVBytes = kKvTile * kVColumns * 2;
@@ -133,29 +162,31 @@ struct Config {
   static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256 && kVHeadDim <= 256);
   static_assert(kKvTile % 16 == 0 && kKvTile % kBlockKeys == 0 && kBlockKeys % 16 == 0);
   static_assert(!kTakesTurns || kConsumers > 1, "a turn is passed to another warpgroup");
-  static_assert(kMask == tile::MaskType::kNone || kTransform, "attn_mask adds to scaled scores");
+  static_assert(!kAdditive || kTransform, "attn_mask adds to scaled scores");
   static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
-  // setmaxnreg deals out what the CTA got at its launch, a multiple of eight for each thread: one
-  // register more, and it waits for ever.
-  static constexpr int kLaunchRegisters = 64 * 1024 / (kMinBlocks * kThreads) / 8 * 8;
   static_assert(kRegisters.producer == 255 ||
-                kRegisters.producer + kConsumers * kRegisters.consumer <=
-                    (1 + kConsumers) * kLaunchRegisters);
+                    kRegisters.producer + kConsumers * kRegisters.consumer <=
+                        64 * 1024 / (kMinBlocks * kThreads) / 8 * 8 * (1 + kConsumers),
+                "setmaxnreg would wait forever: a CTA has the registers that it is launched with");
   // Scores, packed weights and O of a thread, and 40 registers for the rest.
   static_assert(kKvTile / 2 + kKvTile / 4 + (kChained ? 2 : 1) * kVHeadDim / 2 + 32 <=
                 kRegisters.consumer);
 
   // The ring carries K and V tiles alternately, in the order of their use: K0 K1 V0 K2 V1 ...
-  struct SharedMemory {
+  struct SharedMemory : MaskTiles<kConsumers, kShape.mask_tile_bytes()> {
     alignas(1024) uint16_t q[kQBytes / 2];  // [kQKColumns / 64][kQTile][64], swizzled
     alignas(
         1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
     tile::TileRecord<kBlocks> records[kStages];                    // where the stage holds K
+    // Of a mask of keys: the tiles that it leaves, and a bit for each of their keys.
+    tile::TileRecord<kBlocks> found[kMasksKeys ? kMaskStages : 1];
+    alignas(16) uint32_t kept_keys[kMasksKeys ? kMaskStages : 1][kKvTile / 32];
     int32_t task_has_tiles;
     uint32_t rounds_again;  // bit r % 32: a task of round r must be computed again, carefully
     float scale_log2;       // of the scores when they enter the softmax
     arch::Barrier q_ready, q_free, all_tasks_done;
     arch::Barrier stage_ready[kStages], stage_free[kStages];
+    arch::Barrier mask_ready[kMaskStages + 1][kMaskParts], mask_free[kMaskStages + 1][kMaskParts];
   };
   static constexpr int kSharedBytes = kShape.shared_bytes();
   static_assert(sizeof(SharedMemory) <= kSharedBytes);

@@ -8,13 +8,17 @@
 #include "src/cuda/arch/tma.cuh"
 #include "src/cuda/arch/wgmma.cuh"
 #include "src/cuda/sm90/attention_forward/config.h"
-#include "src/cuda/tile/block_list.cuh"
+#include "src/cuda/sm90/attention_forward/key_mask_reader.cuh"
+#include "src/cuda/sm90/attention_forward/mask_producer.cuh"
+#include "src/cuda/sm90/attention_forward/tile_walk.cuh"
+#include "src/cuda/tile/earlier_chains.cuh"
 #include "src/cuda/tile/fragment.cuh"
+#include "src/cuda/tile/key_mask.cuh"
 #include "src/cuda/tile/mask.cuh"
+#include "src/cuda/tile/mask_tile.cuh"
 #include "src/cuda/tile/online_softmax.cuh"
 #include "src/cuda/tile/products.cuh"
 #include "src/cuda/tile/ring.cuh"
-#include "src/cuda/tile/scheduler.cuh"
 #include "src/cuda/tile/store_rows.cuh"
 
 namespace bsk::sm90::attention_forward {
@@ -23,36 +27,10 @@ namespace bsk::sm90::attention_forward {
 constexpr int kTurnBarrier = 1;
 
 // Whether the rows' maxima follow the scores from tile to tile or stay what they were in the first
-// tile. A bold configuration lets them stay wherever each row sees all of the first tile
+// tile. A bold configuration lets them stay wherever each row sees something of the first tile
 // (is_whole), and computes the tasks in which that did not do (tile::maxima_sufficed) again when
 // all are done.
 enum class Maxima { kFollow, kStay };
-
-// Calls task(number, round) for the tasks of this CTA whose rounds have a bit in `rounds`.
-template <class Task>
-__device__ __forceinline__ void for_each_task(const Params& params, uint32_t rounds, Task task) {
-  for (int round = 0;; ++round) {
-    const int number = tile::task_index(round, arch::block_index(), arch::grid_size());
-    if (number >= params.schedule.tasks) return;
-    if (rounds >> round % 32 & 1) task(number, round);
-  }
-}
-constexpr uint32_t kEveryRound = 0xffffffffu;
-
-struct Coordinates {
-  int batch, q_head, kv_head, first_row, last_row;  // rows of the tile that exist
-};
-
-template <class Config>
-__device__ __forceinline__ Coordinates coordinates_of(const Params& params, int task_number) {
-  const tile::Task task = tile::task_of(params.schedule, task_number);
-  const int batch = params.q_heads.divide(task.head);
-  const int q_head = task.head - batch * static_cast<int>(params.q_heads.value);
-  const int first_row = task.q_tile * Config::kQTile;
-  const int end_row = first_row + Config::kQTile;
-  return {batch, q_head, params.q_heads_per_kv_head.divide(q_head), first_row,
-          (end_row < params.q_len ? end_row : params.q_len) - 1};
-}
 
 // --- Producer: one thread ------------------------------------------------------------------------
 
@@ -64,32 +42,39 @@ struct Producer {
   SharedMemory& shared;
   const Params& params;
   tile::RingPosition<Config::kStages> ring;
+  tile::RingPosition<Config::kMaskStages> mask_ring;
   uint32_t q_parity = 1;  // the first wait finds Q's place free
 
-  // Gathers the next tile's blocks and says which consumers must mask it; false when none is left.
-  __device__ __forceinline__ bool gather(tile::KeyBlockWalk<Config::kBlockKeys>& walk,
-                                         const Coordinates& at, Record& record) {
-    const bool found = walk.next(record.blocks[0]);
-#pragma unroll
-    for (int b = 1; b < Config::kBlocks; ++b) walk.next(record.blocks[b]);
-    record.flags = 0;
-#pragma unroll
-    for (int w = 0; w < Config::kConsumers; ++w) {
-      const int row = at.first_row + 64 * w;
-      const tile::KeyRange every = tile::keys_of_every_row(params.visibility, row, row + 63);
-      if (!tile::fully_visible<Config::kBlockKeys>(record, every)) record.flags |= 1u << w;
-      if (Config::kBold && tile::seen_by_every_row<Config::kBlockKeys>(record, every)) {
-        record.flags |= Record::kEveryRowSees << w;
-      }
-    }
-    return found;
+  // Takes the next tile that the reader of a mask of keys has found.
+  __device__ __forceinline__ void take(Record& record) {
+    const int stage = mask_ring.stage;
+    arch::barrier_wait(shared.mask_ready[stage][0], mask_ring.parity);
+    record = shared.found[stage];
+    arch::barrier_arrive(shared.mask_free[stage][0]);
+    mask_ring.advance();
   }
 
-  // Gathers the tile after `last`, and says so there.
-  __device__ __forceinline__ void follow(tile::KeyBlockWalk<Config::kBlockKeys>& walk,
-                                         const Coordinates& at, Record& last, Record& next) {
+  // A task's first tile; false where there is none.
+  __device__ __forceinline__ bool begin(TileWalk<Config>& walk, Record& first) {
+    if constexpr (Config::kMasksKeys) {
+      take(first);
+      return !(first.flags & Record::kNoTile);
+    }
+    return walk.next(first);
+  }
+
+  // The tile after `last`, which is told whether there is one.
+  __device__ __forceinline__ void follow(TileWalk<Config>& walk, Record& last, Record& next) {
+    if constexpr (Config::kMasksKeys) {
+      if (last.flags & Record::kHasNext) {
+        take(next);
+      } else {
+        next = last;  // not looked at
+      }
+      return;
+    }
     const int chain = walk.chain();
-    if (!gather(walk, at, next)) return;
+    if (!walk.next(next)) return;
     last.flags |= Record::kHasNext;
     if (walk.chain() != chain) last.flags |= Record::kChainEnds;
   }
@@ -143,13 +128,10 @@ struct Producer {
   }
 
   __device__ __forceinline__ void load(const Coordinates& at) {
-    tile::KeyBlockWalk<Config::kBlockKeys> walk(
-        params.lists, params.visibility,
-        tile::keys_of_any_row(params.visibility, at.first_row, at.last_row), at.batch, at.q_head,
-        at.first_row, Config::kChained ? params.chains : 1);
+    TileWalk<Config> walk(params, at);
     Record current, following;
-    const bool any = gather(walk, at, current);
-    if (any) follow(walk, at, current, following);
+    const bool any = begin(walk, current);
+    if (any) follow(walk, current, following);
     // K before Q: it may already arrive while the task before still reads its Q.
     if (any) load_k(at, current);
     arch::barrier_wait(shared.q_free, q_parity);
@@ -162,7 +144,7 @@ struct Producer {
     load_q(at);
     while (current.flags & Record::kHasNext) {
       Record after;
-      follow(walk, at, following, after);
+      follow(walk, following, after);
       load_k(at, following);
       load_v(at, current);
       current = following;
@@ -197,6 +179,7 @@ struct Consumer {
   const Params& params;
   const int warpgroup;  // 0 .. kConsumers - 1
   tile::RingPosition<Config::kStages> ring;
+  tile::RingPosition<Config::kMaskStages> mask_ring;
   uint32_t q_parity = 0;
 
   __device__ __forceinline__ int wait_stage() {
@@ -253,18 +236,48 @@ struct Consumer {
                                                                          shared.stages[stage]);
   }
 
+  // What a mask of keys removes.
+  __device__ __forceinline__ void hide_keys(float (&s)[kScores], uint32_t flags) {
+    if (flags & Record::kHidesKeys) {
+      tile::remove_keys<Config::kKvTile>(s, shared.kept_keys[mask_ring.stage]);
+    }
+  }
+
+  // The warp has read what the stage of attn_mask has for it.
+  __device__ __forceinline__ void free_mask_stage(int part) {
+    arch::sync_warp();
+    arrive_once_per_warp(shared.mask_free[mask_ring.stage][part]);
+    mask_ring.advance();
+  }
+
   // What is done to scores before the softmax.
   __device__ __forceinline__ void mask(float (&s)[kScores], uint32_t flags, int k_stage,
                                        const Coordinates& at) {
-    const int first_row = at.first_row + warpgroup * 64 + tile::fragment_row();
-    if constexpr (Config::kTransform) tile::transform_scores(s, params.transform);
-    if constexpr (Config::kMask != tile::MaskType::kNone) {
-      tile::apply_mask_tensor<Config::kMask, Config::kBlockKeys, Config::kBlocks>(
-          s, shared.records[k_stage], params.mask,
-          at.batch * params.mask.batch_stride + at.q_head * params.mask.head_stride, first_row,
-          params.q_len, params.visibility.kv_len);
+    float factor = 1.0f;
+    if constexpr (Config::kAdditive) {
+      factor = tile::cap_scores(s, params.transform);
+    } else if constexpr (Config::kTransform) {
+      tile::transform_scores(s, params.transform);
     }
+    if constexpr (Config::kMaskTiles) {
+      arch::barrier_wait(shared.mask_ready[mask_ring.stage][warpgroup], mask_ring.parity);
+      tile::apply_mask_tile<Config::kMask, Config::kBlockKeys, Config::kKvTile>(
+          s, shared.mask_tiles[mask_ring.stage][warpgroup], params.mask.row_stride == 0 ? 0 : 1,
+          factor);
+      free_mask_stage(warpgroup);
+    }
+    if constexpr (Config::kMasksKeys) {
+      hide_keys(s, flags);
+      free_mask_stage(0);
+    }
+    remove_pairs(s, flags, k_stage, at);
+  }
+
+  // What rules of position and block bits remove.
+  __device__ __forceinline__ void remove_pairs(float (&s)[kScores], uint32_t flags, int k_stage,
+                                               const Coordinates& at) {
     if (flags >> warpgroup & 1) {
+      const int first_row = at.first_row + warpgroup * 64 + tile::fragment_row();
       tile::remove_pairs<Config::kBlockKeys, Config::kBlocks>(
           s, shared.records[k_stage], params.visibility, first_row,
           first_row & (params.lists.block_q - 1), params.lists.block_k);
@@ -291,45 +304,7 @@ struct Consumer {
                                        params.q_len - first_row, params.v_head_dim);
   }
 
-  // What the chains before the current one have computed.
-  struct EarlierChains {
-    float o[kOutputs], maximum[tile::kRowsPerThread], sum[tile::kRowsPerThread];
-
-    __device__ __forceinline__ void reset() {
-#pragma unroll
-      for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
-      maximum[0] = maximum[1] = tile::kMinusInfinity;
-      sum[0] = sum[1] = 0.0f;
-    }
-    // Takes over a chain that has ended and leaves its O empty.
-    __device__ __forceinline__ void add(float (&chain_o)[kOutputs], tile::SoftmaxRows chain) {
-      tile::finish_sums(chain);
-#pragma unroll
-      for (int r = 0; r < tile::kRowsPerThread; ++r) {
-        const tile::Factors factors =
-            tile::combine(maximum[r], sum[r], chain.seen_maximum(r), chain.sum[r]);
-#pragma unroll
-        for (int i = 2 * r; i < kOutputs; i += 4) {
-#pragma unroll
-          for (int c = i; c < i + 2; ++c) {
-            o[c] = factors.apply(o[c], chain_o[c]);
-            chain_o[c] = 0.0f;
-          }
-        }
-      }
-    }
-    // Takes over the last chain; all of them together are the result.
-    __device__ __forceinline__ void finish(float (&chain_o)[kOutputs], tile::SoftmaxRows& chain) {
-      add(chain_o, chain);
-#pragma unroll
-      for (int i = 0; i < kOutputs; ++i) chain_o[i] = o[i];
-#pragma unroll
-      for (int r = 0; r < tile::kRowsPerThread; ++r) {
-        chain.maximum[r] = maximum[r];
-        chain.sum[r] = sum[r];
-      }
-    }
-  };
+  using EarlierChains = tile::EarlierChains<kOutputs>;
 
   // Where the loop over the keys of a task is.
   struct Progress {
@@ -399,10 +374,12 @@ struct Consumer {
   }
 
   // Whether the maxima of this first tile may do for the later ones. One key of it says little
-  // about a row's maximum, but bf16 leaves much room.
+  // about a row's maximum, but bf16 leaves much room. A mask of keys leaves one of a whole tile.
   __device__ __forceinline__ bool bodes_well(uint32_t flags) const {
+    constexpr bool kOneKeyDoes =
+        Config::kElement == arch::Element::kBFloat16 && !Config::kMasksKeys;
     const uint32_t whole = ~flags, seen = flags / Record::kEveryRowSees;
-    return ((Config::kElement == arch::Element::kBFloat16 ? seen : whole) >> warpgroup & 1) != 0;
+    return ((kOneKeyDoes ? seen : whole) >> warpgroup & 1) != 0;
   }
 
   // One tile of queries against all its keys. Leaves O and the rows; sums are not finished. Tells
@@ -417,7 +394,8 @@ struct Consumer {
     const Maxima maxima = bold && bodes_well(progress.flags) ? Maxima::kStay : Maxima::kFollow;
     if (Config::kBold && maxima == Maxima::kStay) {
       arch::mma_fence_registers(s);
-      mask(s, progress.flags, progress.k_stage, at);
+      if constexpr (Config::kMasksKeys) hide_keys(s, progress.flags);
+      remove_pairs(s, progress.flags, progress.k_stage, at);
       tile::take_maxima<kScores / 4>(s, params.scale_log2, rows);
       while (this->template step<Maxima::kStay>(s, p, o, rows, earlier, progress, at)) {
       }
@@ -513,6 +491,7 @@ struct Consumer {
     } else {
       arch::sync_warp();  // every lane has read the flag
       arrive_once_per_warp(shared.q_free);
+      if constexpr (Config::kMasksKeys) free_mask_stage(0);
     }
     if (maxima == Maxima::kStay && arch::warp_any(!tile::maxima_sufficed<Config::kElement>(rows)) &&
         tile::lane_index() == 0) {
@@ -557,6 +536,14 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
       arch::barrier_init(shared.stage_ready[stage], 1);
       arch::barrier_init(shared.stage_free[stage], kConsumerWarps);
     }
+    if constexpr (Config::kMaskTiles) arch::prefetch_tensor_map(params.mask_map);
+    for (int stage = 0; stage < Config::kMaskStages; ++stage) {
+      for (int w = 0; w < Config::kMaskParts; ++w) {
+        arch::barrier_init(shared.mask_ready[stage][w], 1);
+        arch::barrier_init(shared.mask_free[stage][w],
+                           Config::kMaskTiles ? 4 : 1 + kConsumerWarps);  // 1: who copies K
+      }
+    }
     arch::fence_barrier_init();
   }
   arch::sync_block();
@@ -564,10 +551,19 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
 
   if (warpgroup == 0) {
     if constexpr (kReassign) arch::decrease_registers<Config::kRegisters.producer>();
-    if (arch::thread_index() == 0) Producer<Config>{shared, params, {}}.run();
+    // The same number in every lane, and the compiler sees it: what a role computes for all of its
+    // warp then stays in uniform registers, of which it has plenty.
+    const int warp = arch::shuffle(arch::thread_index() / arch::kWarpThreads, 0);
+    if (warp == 0) {
+      if (arch::thread_index() == 0) Producer<Config>{shared, params, {}, {}}.run();
+    } else if constexpr (Config::kMaskTiles) {
+      MaskProducer<Config>{shared, params, {}}.run();
+    } else if constexpr (Config::kMasksKeys) {
+      if (warp == 1) KeyMaskReader<Config>{shared, params, {}}.run();
+    }
   } else {
     if constexpr (kReassign) arch::increase_registers<Config::kRegisters.consumer>();
-    Consumer<Config>{shared, params, warpgroup - 1, {}}.run();
+    Consumer<Config>{shared, params, warpgroup - 1, {}, {}}.run();
   }
 }
 

@@ -28,8 +28,13 @@ ConfigChoice completed(const AttentionProblem& problem, ConfigChoice choice, int
   // Measured (docs/lab_notes): 8 to 12% faster with two consumers on dense problems, slower with
   // three and with a block mask's lists.
   choice.takes_turns = !problem.block_mask.present && consumers == 2 && !choice.transform &&
+                       choice.shape.mask_bytes == 0 &&
                        std::max(choice.shape.head_dim, choice.shape.v_head_dim) <= 64;
   return choice;
+}
+
+bool mask_rows_repeat(const AttentionProblem& problem) {
+  return problem.mask.shape[2] == 1 || problem.mask.stride[2] == 0;
 }
 
 // Where the keys per tile of queries differ much, the hardware deals the tiles out, one CTA each,
@@ -37,21 +42,50 @@ ConfigChoice completed(const AttentionProblem& problem, ConfigChoice choice, int
 // prologues. (Measured: block masks with query blocks of 128 prefer the latter.)
 bool one_cta_per_task(const AttentionProblem& problem) {
   if (problem.kv_len() < 2048) return false;
+  const bool padding_differs = problem.mask_kind == MaskKind::kBool && mask_rows_repeat(problem) &&
+                               problem.batch() > 1 && broadcast_step(problem.mask, 0) != 0;
   const bool window_is_short =
       problem.window_left >= 0 && problem.window_left < problem.kv_len() / 2;
-  return (problem.causal != Causal::kNone && !window_is_short) ||
+  return padding_differs || (problem.causal != Causal::kNone && !window_is_short) ||
          (problem.block_mask.present && problem.block_mask.block_q == 64);
 }
+
+// Whether the copy engine can bring attn_mask's tiles.
+bool mask_is_copied(const AttentionProblem& problem) {
+  const TensorLayout& mask = problem.mask;
+  if (mask.address_alignment < 16 || (mask.shape[3] > 1 && mask.stride[3] != 1)) return false;
+  if (mask.shape[3] != problem.kv_len()) return false;
+  for (int i = 0; i < 3; ++i) {
+    if (mask.shape[i] > 1 &&
+        (mask.stride[i] < 0 || mask.stride[i] * bytes_per_element(mask.dtype) % 16 != 0)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+cuda::TensorMapSpec mask_map_spec(const AttentionProblem& problem, const ConfigChoice& choice) {
+  cuda::TensorMapSpec spec = tensor_map_spec("attn_mask", problem.mask, 64);
+  if (mask_rows_repeat(problem)) spec.dims[1] = spec.box[1] = 1;
+  const int chunk_bytes = tile::mask_chunk_bytes(choice.mask, choice.shape.block_keys);
+  spec.box[0] = chunk_bytes / choice.shape.mask_bytes;
+  spec.swizzle = chunk_bytes == 128  ? cuda::Swizzle::k128Bytes
+                 : chunk_bytes == 64 ? cuda::Swizzle::k64Bytes
+                 : chunk_bytes == 32 ? cuda::Swizzle::k32Bytes
+                                     : cuda::Swizzle::kNone;
+  return spec;
+}
+
+}  // namespace
 
 cuda::KernelRequest request(const ConfigChoice& choice) {
   return {choice.name(), "src/cuda/sm90/attention_forward/kernel.cuh",
           "bsk::sm90::attention_forward::attention_forward", choice.type_name(), "90a"};
 }
 
-}  // namespace
-
 std::string ConfigChoice::type_name() const {
-  static const char* const masks[] = {"kNone", "kBool", "kFloat16", "kBFloat16", "kFloat32"};
+  static const char* const masks[] = {"kNone",     "kBool",    "kFloat16",
+                                      "kBFloat16", "kFloat32", "kKeys"};
   std::string text = "bsk::sm90::attention_forward::Config<";
   text += element_type_name(element);
   for (const int value :
@@ -66,7 +100,8 @@ std::string ConfigChoice::type_name() const {
 }
 
 std::string ConfigChoice::name() const {
-  static const char* const masks[] = {"", "_bool_mask", "_fp16_mask", "_bf16_mask", "_fp32_mask"};
+  static const char* const masks[] = {"",           "_bool_mask", "_fp16_mask",
+                                      "_bf16_mask", "_fp32_mask", "_key_mask"};
   std::string text = "sm90_attention_forward_d" + std::to_string(shape.head_dim);
   if (shape.v_head_dim != shape.head_dim) text.append("v").append(std::to_string(shape.v_head_dim));
   text += std::string("_") + element_name(element) + "_q" + std::to_string(shape.q_tile()) + "k" +
@@ -75,7 +110,8 @@ std::string ConfigChoice::name() const {
     text.append("_block").append(std::to_string(shape.block_keys));
   if (takes_turns) text += "_turns";
   if (chained) text += "_chained";
-  if (transform && mask == tile::MaskType::kNone) text += "_scores";
+  const bool additive = shape.mask_bytes > 0 && mask != tile::MaskType::kBool;
+  if (transform && !additive) text += "_scores";
   return text + masks[static_cast<int>(mask)];
 }
 
@@ -102,15 +138,20 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
   choice.shape.head_dim = tile_columns(problem.head_dim());
   choice.shape.v_head_dim = tile_columns(problem.v_head_dim());
   choice.mask = mask_type(problem);
-  choice.transform =
-      choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 || !scale_is_a_factor(problem);
+  if (choice.mask == tile::MaskType::kBool && mask_rows_repeat(problem)) {
+    choice.mask = tile::MaskType::kKeys;
+  }
+  const bool tiles = choice.mask != tile::MaskType::kNone && choice.mask != tile::MaskType::kKeys;
+  choice.shape.mask_bytes = tiles ? mask_element_bytes(choice.mask) : 0;
+  choice.transform = problem.mask_kind == MaskKind::kAdditive || problem.softcap > 0.0 ||
+                     !scale_is_a_factor(problem);
   const BlockMaskLayout& lists = problem.block_mask;
   const int widest = std::max(choice.shape.head_dim, choice.shape.v_head_dim);
   if (lists.present) {
     choice.shape.consumers = lists.block_q / 64;
   } else {
     // Three warpgroups where scores, weights and O of a thread fit in 160 registers.
-    choice.shape.consumers = widest <= 64 && !choice.transform ? 3 : 2;
+    choice.shape.consumers = widest <= 64 && !choice.transform && !tiles ? 3 : 2;
     // Time goes with the rows that the busiest multiprocessor computes, of which three consumers
     // take kThreeOverTwo of the time that two take (measured: 0.82 at 16k keys, 0.9 at 4k, 0.98 at
     // 1k).
@@ -121,12 +162,12 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
       choice.shape.consumers = 2;
     }
   }
-  // 64 keys where 128 would not fit in a thread's registers (attn_mask needs some for itself).
-  const bool masked = choice.mask != tile::MaskType::kNone;
-  choice.shape.kv_tile =
-      widest > 192 || (widest > 128 && choice.shape.consumers == 1) || (widest > 64 && masked)
-          ? 64
-          : 128;
+  // 64 keys where 128 would not fit in a thread's registers, or with tiles of attn_mask in shared
+  // memory.
+  const bool one = choice.shape.consumers == 1, masked = choice.mask != tile::MaskType::kNone;
+  const bool small = widest > 192 || (widest > 128 && (one || masked)) ||
+                     (widest > 64 && one && tiles) || choice.shape.mask_bytes == 4;
+  choice.shape.kv_tile = small ? 64 : 128;
   choice.shape.block_keys =
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
   const int chains = chains_of(problem, multiprocessors);
@@ -179,6 +220,11 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   }
   params.transform = {static_cast<float>(problem.scale), static_cast<float>(problem.softcap)};
   params.mask = mask_tensor(problem, buffers);
+  if (choice.shape.mask_bytes > 0) {
+    params.mask_head_step = broadcast_step(problem.mask, 1);
+    params.mask_batch_step = broadcast_step(problem.mask, 0);
+    params.mask_is_copied = mask_is_copied(problem);
+  }
 
   tile::Schedule& schedule = params.schedule;
   schedule.q_tiles =
@@ -200,11 +246,14 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   return params;
 }
 
-std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
-                                                    const ConfigChoice& choice) {
-  return {tensor_map_spec("q", problem.q, 64),
-          tensor_map_spec("k", problem.k, choice.shape.block_keys),
-          tensor_map_spec("v", problem.v, choice.shape.block_keys)};
+TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice) {
+  TensorMapSpecs specs = {tensor_map_spec("q", problem.q, 64),
+                          tensor_map_spec("k", problem.k, choice.shape.block_keys),
+                          tensor_map_spec("v", problem.v, choice.shape.block_keys)};
+  if (choice.shape.mask_bytes > 0 && mask_is_copied(problem)) {
+    specs.push_back(mask_map_spec(problem, choice));
+  }
+  return specs;
 }
 
 std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
@@ -229,6 +278,35 @@ const Kernel kKernel = {"sm90_attention_forward",
                         prepare,
                         /*only_when_forced=*/false};
 
+namespace {
+
+// The configurations of dense problems like `plain`'s with an attn_mask: of keys, bool, and
+// additive of the problem's dtype.
+std::vector<ConfigChoice> with_masks(const ConfigChoice& plain) {
+  std::vector<ConfigChoice> choices;
+  ConfigChoice choice = plain;
+  choice.mask = tile::MaskType::kKeys;
+  choice.takes_turns = choice.shape.head_dim <= 64;
+  choices.push_back(choice);
+  if (choice.takes_turns) {
+    choice.takes_turns = false;
+    choice.shape.consumers = 3;
+    choices.push_back(choice);
+  }
+  choice.shape.consumers = 2;
+  choice.mask = tile::MaskType::kBool;
+  choice.shape.mask_bytes = 1;
+  choices.push_back(choice);
+  choice.mask = choice.element == arch::Element::kFloat16 ? tile::MaskType::kFloat16
+                                                          : tile::MaskType::kBFloat16;
+  choice.shape.mask_bytes = 2;
+  choice.transform = true;
+  choices.push_back(choice);
+  return choices;
+}
+
+}  // namespace
+
 std::vector<cuda::KernelRequest> documented_requests() {
   std::vector<cuda::KernelRequest> requests;
   for (const arch::Element element : {arch::Element::kFloat16, arch::Element::kBFloat16}) {
@@ -244,6 +322,7 @@ std::vector<cuda::KernelRequest> documented_requests() {
         requests.push_back(request(choice));
         choice.takes_turns = choice.chained = false;
       }
+      for (const ConfigChoice& masked : with_masks(choice)) requests.push_back(request(masked));
       choice.shape.block_keys = 64;
       for (const int consumers : {1, 2}) {
         choice.shape.consumers = consumers;

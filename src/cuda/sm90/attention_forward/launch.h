@@ -2,7 +2,6 @@
 // but `prepare`; tests and the emulator use them as well.
 #pragma once
 
-#include <array>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "src/cuda/host/tensor_map.h"
 #include "src/cuda/sm90/attention_forward/config.h"
 #include "src/cuda/sm90/kernels.h"
+#include "src/cuda/sm90/problem.h"
 
 namespace bsk::sm90::attention_forward {
 
@@ -35,11 +35,13 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
 // Everything in Params but the tensor maps.
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
                    const ConfigChoice& choice, int chains);
-// Of q, k and v; k and v are meaningless when kv_len = 0.
-std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
-                                                    const ConfigChoice& choice);
+// Of q, k and v, and of attn_mask where it is copied; all but q's are meaningless when kv_len = 0.
+TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice);
 
 std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem, const AttentionPlan& plan);
+
+// What compiles a configuration.
+cuda::KernelRequest request(const ConfigChoice& choice);
 
 // The configurations embedded in the package.
 std::vector<cuda::KernelRequest> documented_requests();

@@ -121,8 +121,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   return params;
 }
 
-std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
-                                                    const ConfigChoice& choice) {
+TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice) {
   return {tensor_map_spec("q", problem.q, 64),
           tensor_map_spec("k", problem.k, choice.shape.kv_tile),
           tensor_map_spec("v", problem.v, choice.shape.kv_tile)};

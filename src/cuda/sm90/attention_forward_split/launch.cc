@@ -144,8 +144,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   return params;
 }
 
-std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
-                                                    const ConfigChoice& choice) {
+TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice) {
   const Packing packing = pack_rows(problem);
   const int64_t group = group_of(problem);
   cuda::TensorMapSpec q;
@@ -158,9 +157,8 @@ std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& prob
   q.strides = {1, problem.q.stride[1], problem.q.stride[2], group * problem.q.stride[1],
                problem.q.stride[0]};
   q.box = {arch::kSwizzleElements, packing.heads, packing.queries, 1, 1};
-  std::array<cuda::TensorMapSpec, 3> specs = {
-      q, tensor_map_spec("k", problem.k, choice.shape.kv_tile),
-      tensor_map_spec("v", problem.v, choice.shape.kv_tile)};
+  TensorMapSpecs specs = {q, tensor_map_spec("k", problem.k, choice.shape.kv_tile),
+                          tensor_map_spec("v", problem.v, choice.shape.kv_tile)};
   // Rows of 256 bytes come in two boxes; the first one brings both into L2.
   specs[1].l2_promotion = specs[2].l2_promotion = cuda::L2Promotion::k256Bytes;
   return specs;

@@ -2,7 +2,6 @@
 // functions but `prepare`; tests and the emulator use them as well.
 #pragma once
 
-#include <array>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "src/cuda/host/tensor_map.h"
 #include "src/cuda/sm90/attention_forward_split/config.h"
 #include "src/cuda/sm90/kernels.h"
+#include "src/cuda/sm90/problem.h"
 
 namespace bsk::sm90::attention_forward_split {
 
@@ -36,8 +36,7 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
 // Everything in Params but the tensor maps.
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers, int splits);
 // Of q, k and v.
-std::array<cuda::TensorMapSpec, 3> tensor_map_specs(const AttentionProblem& problem,
-                                                    const ConfigChoice& choice);
+TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice);
 
 std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem, const AttentionPlan& plan);
 

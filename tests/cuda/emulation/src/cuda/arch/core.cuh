@@ -18,6 +18,14 @@ inline uint32_t shared_address(const void* pointer) {
   return emulation::machine().shared_address(pointer);
 }
 inline float load_shared_in_order(const float& place) { return place; }
+inline void load_matrices(const void* row, uint32_t (&pairs)[4]) {
+  const int lane = thread_index() % kWarpThreads;
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t from = reinterpret_cast<uint64_t>(row);
+    const uint64_t source = emulation::machine().exchange(from, 8 * i + lane / 4);
+    std::memcpy(&pairs[i], reinterpret_cast<const uint8_t*>(source) + lane % 4 * 4, 4);
+  }
+}
 inline void sync_block() { emulation::machine().sync(0, 0); }
 
 template <class T>

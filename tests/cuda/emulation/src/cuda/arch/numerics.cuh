@@ -57,6 +57,9 @@ uint32_t pack(float low, float high) {
   }
 }
 
+inline void load_8_bytes(const void* source, uint32_t (&words)[2]) {
+  std::memcpy(words, source, 8);
+}
 inline void load_16_bytes(const void* source, uint32_t (&words)[4]) {
   std::memcpy(words, source, 16);
 }

@@ -1,0 +1,87 @@
+// What a task of the throughput kernel computes: its queries, and the tiles of keys one after the
+// other.
+#pragma once
+
+#include "src/cuda/sm90/attention_forward/config.h"
+#include "src/cuda/tile/block_list.cuh"
+#include "src/cuda/tile/mask.cuh"
+#include "src/cuda/tile/scheduler.cuh"
+#include "src/cuda/tile/visible_range.cuh"
+
+namespace bsk::sm90::attention_forward {
+
+// Calls task(number, round) for the tasks of this CTA whose rounds have a bit in `rounds`.
+template <class Task>
+__device__ __forceinline__ void for_each_task(const Params& params, uint32_t rounds, Task task) {
+  for (int round = 0;; ++round) {
+    const int number = tile::task_index(round, arch::block_index(), arch::grid_size());
+    if (number >= params.schedule.tasks) return;
+    if (rounds >> round % 32 & 1) task(number, round);
+  }
+}
+constexpr uint32_t kEveryRound = 0xffffffffu;
+
+struct Coordinates {
+  int batch, q_head, kv_head, first_row, last_row;  // rows of the tile that exist
+};
+
+template <class Config>
+__device__ __forceinline__ Coordinates coordinates_of(const Params& params, int task_number) {
+  const tile::Task task = tile::task_of(params.schedule, task_number);
+  const int batch = params.q_heads.divide(task.head);
+  const int q_head = task.head - batch * static_cast<int>(params.q_heads.value);
+  const int first_row = task.q_tile * Config::kQTile;
+  const int end_row = first_row + Config::kQTile;
+  return {batch, q_head, params.q_heads_per_kv_head.divide(q_head), first_row,
+          (end_row < params.q_len ? end_row : params.q_len) - 1};
+}
+
+template <class Config>
+class TileWalk {
+ public:
+  using Record = tile::TileRecord<Config::kBlocks>;
+
+  __device__ __forceinline__ TileWalk(const Params& params, const Coordinates& at)
+      : params_(params),
+        first_row_(at.first_row),
+        blocks_(params.lists, params.visibility,
+                tile::keys_of_any_row(params.visibility, at.first_row, at.last_row), at.batch,
+                at.q_head, at.first_row, Config::kChained ? params.chains : 1) {}
+
+  // Of the block that `next` gave last.
+  __device__ __forceinline__ int chain() const { return blocks_.chain(); }
+
+  // Gathers the next tile's blocks, of those that `keeps` wants, and says which consumers must mask
+  // it; false when none is left.
+  template <class Keeps>
+  __device__ __forceinline__ bool next(Record& record, Keeps keeps) {
+    bool found = false;
+#pragma unroll
+    for (int b = 0; b < Config::kBlocks; ++b) {
+      bool more = blocks_.next(record.blocks[b]);
+      while (more && !keeps(b, record.blocks[b])) more = blocks_.next(record.blocks[b]);
+      if (b == 0) found = more;
+    }
+    record.flags = 0;
+#pragma unroll
+    for (int w = 0; w < Config::kConsumers; ++w) {
+      const int row = first_row_ + 64 * w;
+      const tile::KeyRange every = tile::keys_of_every_row(params_.visibility, row, row + 63);
+      if (!tile::fully_visible<Config::kBlockKeys>(record, every)) record.flags |= 1u << w;
+      if (Config::kBold && tile::seen_by_every_row<Config::kBlockKeys>(record, every)) {
+        record.flags |= Record::kEveryRowSees << w;
+      }
+    }
+    return found;
+  }
+  __device__ __forceinline__ bool next(Record& record) {
+    return next(record, [](int, const tile::KeyBlock&) { return true; });
+  }
+
+ private:
+  const Params& params_;
+  const int first_row_;
+  tile::KeyBlockWalk<Config::kBlockKeys> blocks_;
+};
+
+}  // namespace bsk::sm90::attention_forward
