@@ -59,3 +59,7 @@ BSK_EMULATE_ATTENTION_FORWARD(
     keys_d128_bf16,
     bsk::sm90::attention_forward::Config<bsk::arch::Element::kBFloat16, 128, 128, 2, 128, 128,
                                          false, bsk::tile::MaskType::kKeys, false, false>);
+BSK_EMULATE_ATTENTION_FORWARD(
+    keys_block16_softcap,
+    bsk::sm90::attention_forward::Config<bsk::arch::Element::kBFloat16, 64, 64, 2, 128, 16, true,
+                                         bsk::tile::MaskType::kKeys, false, false>);

@@ -64,7 +64,7 @@ struct Shape {
   }
   constexpr int mask_tile_bytes() const { return 64 * kv_tile * mask_bytes; }  // of a consumer
   constexpr int masks_bytes() const { return kMaskTileStages * consumers * mask_tile_bytes(); }
-  constexpr int bookkeeping_bytes() const { return blocks() <= 2 ? 1024 : 2048; }
+  constexpr int bookkeeping_bytes() const { return blocks() <= 2 ? 1024 : 3072; }
   constexpr int stages_if(int ctas) const {
     const int room = kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() -
                      masks_bytes() - bookkeeping_bytes();
