@@ -148,12 +148,40 @@ def test_block_masks_as_arguments_and_built_inside() -> None:
         assert torch.equal(compiled(q, k, v, last), function(q, k, v, last))
 
 
+def time_of_calls(call: Callable[[], object]) -> float:
+    """us of one of many calls in a row: the host's time where it is the slower one."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(200):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / 200 * 1e6
+
+
+def time_on_the_gpu(call: Callable[[], object]) -> float:
+    """us of one of ten calls that are all enqueued before the first begins."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(10_000_000)  # clocks, 5 ms or more
+    start.record()
+    for _ in range(10):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 10 * 1e3
+
+
+# A graph's replay costs the host more than these two layers take the GPU, whatever is in it: there
+# the GPU's time is compared, else what a caller waits.
 @pytest.mark.timed
 @needs_cuda
 @torch.no_grad()
-@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+@pytest.mark.parametrize(
+    ("mode", "timed"), [(None, time_of_calls), ("reduce-overhead", time_on_the_gpu)]
+)
 def test_a_compiled_model_is_faster_than_with_sdpa(
-    mode: str | None, figure: Callable[[str], None]
+    mode: str | None,
+    timed: Callable[[Callable[[], object]], float],
+    figure: Callable[[str], None],
 ) -> None:
     x = randn(1, 512, 512)
     sides: dict[str, Any] = {}
@@ -166,16 +194,11 @@ def test_a_compiled_model_is_faster_than_with_sdpa(
     rounds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(10):
         for name in sorted(sides, reverse=bool(turn % 2)):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(200):
-                sides[name](x)
-            torch.cuda.synchronize()
-            rounds[name].append((time.perf_counter() - start) / 200 * 1e6)
+            rounds[name].append(timed(lambda name=name: sides[name](x)))  # type: ignore[misc]
     ours, sdpa = (statistics.median(rounds[name]) for name in ("ours", "SDPA"))
     figure(
         f"torch.compile(mode={mode!r}), two layers, B1 H8 S512 D64 fp16 causal: {ours:.1f} us with "
-        f"attention_forward, {sdpa:.1f} us with SDPA (median of 10 rounds of 200 calls)"
+        f"attention_forward, {sdpa:.1f} us with SDPA ({timed.__name__}, median of 10 rounds)"
     )
     assert ours < sdpa
 

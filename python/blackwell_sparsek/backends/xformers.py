@@ -147,6 +147,9 @@ class SparseKFwOp(_fmha.AttentionFwOpBase):  # type: ignore[misc, name-defined]
     IS_DETERMINISTIC = True
     VARLEN_LSE_PACKED = True
     NAME = "blackwell_sparsekF"
+    # Weights may be greater than 1 (docs/numerics.md) and are rounded then like the result: 2^-11
+    # each. xFormers' own tests of the forward compare with these.
+    ERROR_RTOL = {**_fmha.AttentionFwOpBase.ERROR_RTOL, torch.float16: 2**-10}  # noqa: RUF012
 
     _TEST_K = [64, 128]  # noqa: RUF012
 
