@@ -438,6 +438,45 @@ TEST_P(Emulated, MatchesTheReference) {
 INSTANTIATE_TEST_SUITE_P(Smoke, Emulated, ::testing::ValuesIn(smoke_cases()),
                          [](const auto& info) { return info.param.name; });
 
+// Masks whose rows begin anywhere between two boundaries of 16 bytes, read in whole units of 16
+// bytes all the same, from their first element to their last and no further.
+std::vector<Case> misaligned_masks() {
+  std::vector<Case> cases;
+  const auto add = [&](const std::string& name, DataType dtype, DataType mask_dtype, int64_t kv_len,
+                       int64_t shift) -> Case& {
+    Case& c = cases.emplace_back();
+    c.name = name + "_" + std::to_string(kv_len) + "_shifted_" + std::to_string(shift);
+    c.dtype = dtype;
+    c.q_heads = 2;
+    c.q_len = 70;
+    c.kv_len = kv_len;
+    c.mask_kind = mask_dtype == DataType::kBool ? MaskKind::kBool : MaskKind::kAdditive;
+    c.mask_dtype = mask_dtype;
+    c.mask_shape = {1, 2, 70, kv_len};
+    c.mask_shift = shift;
+    return c;
+  };
+  for (const int64_t kv_len : {129, 130, 131, 133, 136, 390}) {
+    for (const int64_t shift : {0, 1, 3, 6}) {
+      Case& bias = add("bias_bf16", kBf16, kBf16, kv_len, shift);
+      bias.head_dim = bias.v_head_dim = 128;
+      add("bias_fp32", DataType::kFloat16, DataType::kFloat32, kv_len, shift);
+      add("bool", DataType::kFloat16, DataType::kBool, kv_len, 2 * shift + 1);
+      Case& blocks = add("bias_block16", DataType::kFloat16, DataType::kFloat16, kv_len, shift);
+      blocks.block_q = 64;
+      blocks.block_k = 16;
+      Case& bool_blocks = add("bool_block64", DataType::kFloat16, DataType::kBool, kv_len, shift);
+      bool_blocks.block_q = bool_blocks.block_k = 64;
+      Case& keys = add("bias_of_keys", DataType::kFloat16, DataType::kFloat16, kv_len, shift);
+      keys.mask_shape[2] = 1;
+    }
+  }
+  // Less than 16 bytes, and one unit exactly.
+  add("bias_tiny", DataType::kFloat16, DataType::kFloat16, 7, 1).mask_shape = {1, 1, 1, 7};
+  add("bias_tiny", DataType::kFloat16, DataType::kFloat16, 8, 7).mask_shape = {1, 1, 1, 8};
+  return cases;
+}
+
 class EmulatedEdge : public ::testing::TestWithParam<Case> {};
 
 TEST_P(EmulatedEdge, MatchesTheReference) {
@@ -449,6 +488,8 @@ TEST_P(EmulatedEdge, MatchesTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Edge, EmulatedEdge, ::testing::ValuesIn(edge_cases()),
+                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(MisalignedMask, EmulatedEdge, ::testing::ValuesIn(misaligned_masks()),
                          [](const auto& info) { return info.param.name; });
 
 // A row's bits depend neither on what shares the batch nor on which CTA computes it, nor on whether

@@ -32,6 +32,9 @@ struct Params {
   tile::ScoreTransform transform;
   tile::MaskTensor mask;
   bool mask_is_copied;  // by the copy engine
+  // Of the whole mask, from its first element to behind its last, where keys lie side by side; else
+  // 0.
+  int64_t mask_span_bytes;
   tile::Schedule schedule;
 };
 
@@ -181,6 +184,7 @@ struct Config {
     // Of a mask of keys: the tiles that it leaves, and a bit for each of their keys.
     tile::TileRecord<kBlocks> found[kMasksKeys ? kMaskStages : 1];
     alignas(16) uint32_t kept_keys[kMasksKeys ? kMaskStages : 1][kKvTile / 32];
+    alignas(8) uint8_t mask_walk[kMaskTiles ? 160 : 1];  // mask_producer.cuh
     int32_t task_has_tiles;
     uint32_t rounds_again;  // bit r % 32: a task of round r must be computed again, carefully
     float scale_log2;       // of the scores when they enter the softmax

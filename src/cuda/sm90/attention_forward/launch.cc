@@ -64,6 +64,18 @@ bool mask_is_copied(const AttentionProblem& problem) {
   return true;
 }
 
+// Params::mask_span_bytes.
+int64_t mask_span_bytes(const AttentionProblem& problem) {
+  const TensorLayout& mask = problem.mask;
+  if (mask.shape[3] != problem.kv_len() || (mask.shape[3] > 1 && mask.stride[3] != 1)) return 0;
+  int64_t elements = mask.shape[3];
+  for (int i = 0; i < 3; ++i) {
+    if (mask.shape[i] > 1 && mask.stride[i] < 0) return 0;
+    elements += (mask.shape[i] - 1) * mask.stride[i];
+  }
+  return elements * bytes_per_element(mask.dtype);
+}
+
 cuda::TensorMapSpec mask_map_spec(const AttentionProblem& problem, const ConfigChoice& choice) {
   cuda::TensorMapSpec spec = tensor_map_spec("attn_mask", problem.mask, 64);
   if (mask_rows_repeat(problem)) spec.dims[1] = spec.box[1] = 1;
@@ -224,6 +236,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
     params.mask_head_step = broadcast_step(problem.mask, 1);
     params.mask_batch_step = broadcast_step(problem.mask, 0);
     params.mask_is_copied = mask_is_copied(problem);
+    params.mask_span_bytes = mask_span_bytes(problem);
   }
 
   tile::Schedule& schedule = params.schedule;
