@@ -89,11 +89,13 @@ struct RegisterBudget {
   int producer, consumer;
 };
 constexpr RegisterBudget registers_for(const Shape& shape) {
-  const bool plain = shape.blocks() == 1 && shape.mask_bytes == 0;
-  return shape.consumers == 3   ? RegisterBudget{32, 160}
-         : shape.consumers == 2 ? plain ? RegisterBudget{24, 240} : RegisterBudget{40, 232}
-         : shape.ctas_per_multiprocessor() == 2 ? RegisterBudget{40, 216}
-                                                : RegisterBudget{255, 255};
+  if (shape.consumers == 3) return {32, 160};
+  if (shape.consumers == 2) {
+    const bool masked = shape.mask_bytes > 0;
+    if (masked && shape.v_head_dim <= 192) return {56, 224};
+    return masked || shape.blocks() > 1 ? RegisterBudget{40, 232} : RegisterBudget{24, 240};
+  }
+  return shape.ctas_per_multiprocessor() == 2 ? RegisterBudget{40, 216} : RegisterBudget{255, 255};
 }
 
 // The ring of attn_mask's tiles, a base of SharedMemory.

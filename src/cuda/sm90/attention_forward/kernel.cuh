@@ -375,7 +375,7 @@ struct Consumer {
 
   // Whether the maxima of this first tile may do for the later ones. One key of it says little
   // about a row's maximum, but bf16 leaves much room. A mask of keys leaves one of a whole tile.
-  __device__ __forceinline__ bool bodes_well(uint32_t flags) const {
+  __device__ __forceinline__ bool first_maxima_may_do(uint32_t flags) const {
     constexpr bool kOneKeyDoes =
         Config::kElement == arch::Element::kBFloat16 && !Config::kMasksKeys;
     const uint32_t whole = ~flags, seen = flags / Record::kEveryRowSees;
@@ -391,7 +391,8 @@ struct Consumer {
     EarlierChains earlier;
     if constexpr (Config::kChained) earlier.reset();
     Progress progress = start(s);
-    const Maxima maxima = bold && bodes_well(progress.flags) ? Maxima::kStay : Maxima::kFollow;
+    const Maxima maxima =
+        bold && first_maxima_may_do(progress.flags) ? Maxima::kStay : Maxima::kFollow;
     if (Config::kBold && maxima == Maxima::kStay) {
       arch::mma_fence_registers(s);
       if constexpr (Config::kMasksKeys) hide_keys(s, progress.flags);
@@ -452,7 +453,8 @@ struct Consumer {
     float s[2][kScores];
     uint32_t p[kScores / 2];
     Progress progress = start(s[0]);
-    const Maxima later = bold && bodes_well(progress.flags) ? Maxima::kStay : Maxima::kFollow;
+    const Maxima later =
+        bold && first_maxima_may_do(progress.flags) ? Maxima::kStay : Maxima::kFollow;
     Maxima maxima = Maxima::kFollow;  // in the first tile
     for (;;) {
       if (!(progress.flags & Record::kHasNext)) {
