@@ -38,6 +38,8 @@ class PreparedKernel final : public PreparedLaunch {
       : problem_(problem), params_(params), specs_(specs), kernel_(kernel), shape_(shape) {}
 
   void launch(const AttentionBuffers& buffers) override {
+    // A thread that has used no CUDA yet has no context, which tensor maps need.
+    const cuda::ScopedDevice scoped(cuda::cuda_device(problem_.q.device_index));
     set_addresses(problem_, buffers, params_);
     set_maps(buffers);
     cuda::launch(kernel_, problem_.q.device_index, buffers.stream, shape_, params_);
@@ -48,8 +50,6 @@ class PreparedKernel final : public PreparedLaunch {
   void set_maps(const AttentionBuffers& buffers) {
     const bool has_keys = problem_.kv_len() > 0;
     if (!encoded_) {
-      // A thread that has used no CUDA yet has no context, which encoding needs.
-      const cuda::ScopedDevice scoped(cuda::cuda_device(problem_.q.device_index));
       encode_maps(specs_, buffers, has_keys, params_);
       encoded_ = true;
       return;

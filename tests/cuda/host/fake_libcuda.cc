@@ -245,6 +245,7 @@ BSK_FAKE(cuTensorMapEncodeTiled,
            map->opaque[0] = fake.address;
          })
 BSK_FAKE(cuTensorMapReplaceAddress, (CUtensorMap * map, void* address), {
+  if (g_fake.maps_need_context && t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
   if (map->opaque[15] != 0x5eed || reinterpret_cast<uintptr_t>(address) % 16 != 0)
     return CUDA_ERROR_INVALID_VALUE;
   map->opaque[0] = reinterpret_cast<uintptr_t>(address);

@@ -37,7 +37,7 @@ struct FakeCuda {
   std::vector<FakeTensorMap> tensor_maps;
   std::map<std::string, int> failures;       // symbol -> CUresult of every call
   std::map<std::string, int> failures_once;  // symbol -> CUresult of the next call
-  bool maps_need_context = false;    // cuTensorMapEncodeTiled fails on a thread that has none
+  bool maps_need_context = false;    // the functions of tensor maps fail on a thread that has none
   std::vector<std::string> missing;  // symbols that this driver is too old for
   uintptr_t capturing_stream = 0;    // in global mode; 0 = none
   bool capture_invalidated = false;
