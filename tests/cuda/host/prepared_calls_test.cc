@@ -70,9 +70,10 @@ TEST_F(PreparedCallsTest, the_second_call_replaces_addresses_and_launches) {
   fake().calls.clear();
   const uintptr_t elsewhere = uintptr_t{3} << 33;
   const AttentionPlan& plan = GpuCall(elsewhere).run();
-  EXPECT_EQ(fake().calls, (std::vector<std::string>{
-                              "cuTensorMapReplaceAddress", "cuTensorMapReplaceAddress",
-                              "cuTensorMapReplaceAddress", "cuCtxGetCurrent", "cuLaunchKernelEx"}));
+  EXPECT_EQ(fake().calls,
+            (std::vector<std::string>{"cuCtxGetCurrent", "cuTensorMapReplaceAddress",
+                                      "cuTensorMapReplaceAddress", "cuTensorMapReplaceAddress",
+                                      "cuCtxGetCurrent", "cuLaunchKernelEx"}));
   ASSERT_EQ(fake().launches.size(), 2u);
   const FakeLaunch &first = fake().launches[0], &second = fake().launches[1];
   EXPECT_EQ(q_address(first), uintptr_t{1} << 32);
