@@ -27,9 +27,8 @@ namespace bsk::sm90::attention_forward {
 constexpr int kTurnBarrier = 1;
 
 // Whether the rows' maxima follow the scores from tile to tile or stay what they were in the first
-// tile. A bold configuration lets them stay wherever each row sees something of the first tile
-// (is_whole), and computes the tasks in which that did not do (tile::maxima_sufficed) again when
-// all are done.
+// tile. A bold configuration lets them stay wherever that may do (first_maxima_may_do), and
+// computes the tasks in which it did not (tile::maxima_sufficed) again when all are done.
 enum class Maxima { kFollow, kStay };
 
 // --- Producer: one thread ------------------------------------------------------------------------
