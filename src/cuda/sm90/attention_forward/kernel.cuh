@@ -153,14 +153,8 @@ struct Producer {
   }
 
   __device__ __forceinline__ void run() {
-    uint32_t rounds = kEveryRound;
-    for (bool bold = Config::kBold; rounds != 0; bold = false) {
-      for_each_task(params, rounds,
-                    [this](int task, int) { load(coordinates_of<Config>(params, task)); });
-      if (!bold) return;
-      arch::barrier_wait(shared.all_tasks_done, 0);
-      rounds = shared.rounds_again;
-    }
+    for_each_task_fed<Config>(shared, params,
+                              [this](int task) { load(coordinates_of<Config>(params, task)); });
   }
 };
 

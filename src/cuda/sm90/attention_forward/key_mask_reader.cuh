@@ -68,16 +68,9 @@ struct KeyMaskReader {
     }
   }
 
-  // The tasks are those of Producer::run.
   __device__ __forceinline__ void run() {
-    uint32_t rounds = kEveryRound;
-    for (bool bold = Config::kBold; rounds != 0; bold = false) {
-      for_each_task(params, rounds,
-                    [this](int task, int) { find(coordinates_of<Config>(params, task)); });
-      if (!bold) return;
-      arch::barrier_wait(shared.all_tasks_done, 0);
-      rounds = shared.rounds_again;
-    }
+    for_each_task_fed<Config>(shared, params,
+                              [this](int task) { find(coordinates_of<Config>(params, task)); });
   }
 };
 

@@ -2,6 +2,7 @@
 // other.
 #pragma once
 
+#include "src/cuda/arch/barrier.cuh"
 #include "src/cuda/sm90/attention_forward/config.h"
 #include "src/cuda/tile/block_list.cuh"
 #include "src/cuda/tile/mask.cuh"
@@ -20,6 +21,20 @@ __device__ __forceinline__ void for_each_task(const Params& params, uint32_t rou
   }
 }
 constexpr uint32_t kEveryRound = 0xffffffffu;
+
+// Calls task(number) for all tasks of this CTA, and where the configuration is bold for those again
+// that the consumers have marked when all are done (Consumer::run): of the roles that feed them.
+template <class Config, class Task>
+__device__ __forceinline__ void for_each_task_fed(typename Config::SharedMemory& shared,
+                                                  const Params& params, Task task) {
+  uint32_t rounds = kEveryRound;
+  for (bool bold = Config::kBold; rounds != 0; bold = false) {
+    for_each_task(params, rounds, [&](int number, int) { task(number); });
+    if (!bold) return;
+    arch::barrier_wait(shared.all_tasks_done, 0);
+    rounds = shared.rounds_again;
+  }
+}
 
 struct Coordinates {
   int batch, q_head, kv_head, first_row, last_row;  // rows of the tile that exist
