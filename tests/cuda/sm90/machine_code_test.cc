@@ -30,8 +30,9 @@ int64_t number_before(const std::string& log, const std::string& words) {
   return std::regex_search(log, match, std::regex("([0-9]+) " + words)) ? std::stoll(match[1]) : -1;
 }
 
-std::string disassembly(const std::string& cubin) {
-  const std::string path = ::testing::TempDir() + "bsk_machine_code.cubin";
+std::string disassembly(const std::string& name, const std::string& cubin) {
+  // One file a configuration: ctest runs them side by side.
+  const std::string path = ::testing::TempDir() + name + ".cubin";
   std::ofstream(path, std::ios::binary) << cubin;
   const std::string command = std::string(NVDISASM) + " -c " + path;
   std::string text;
@@ -79,7 +80,7 @@ TEST_P(MachineCode, HasNoSpillsAndUsesTheTensorCores) {
   RecordProperty("cubin_bytes", static_cast<int>(result.cubin.size()));
   RecordProperty("compile_ms", static_cast<int>(result.seconds * 1000));
   if (std::string(NVDISASM).empty()) return;
-  const std::string code = disassembly(result.cubin);
+  const std::string code = disassembly(GetParam().name, result.cubin);
   EXPECT_EQ(code.find("HGMMA") != std::string::npos, multiplies(GetParam()));
   EXPECT_EQ(code.find(" LDL"), std::string::npos);
   EXPECT_EQ(code.find(" STL"), std::string::npos);
