@@ -84,7 +84,8 @@ Tensors::Tensors(const Case& c) {
     p.mask_kind = c.mask_kind;
     p.mask = contiguous(c.mask_dtype,
                         {c.mask_shape[0], c.mask_shape[1], c.mask_shape[2], c.mask_shape[3]});
-    const int64_t count = p.mask.shape[0] * p.mask.stride[0];
+    for (int i = 0; i < 3; ++i) p.mask.stride[i] += p.mask.stride[i] / c.mask_shape[3] * c.mask_gap;
+    const int64_t count = p.mask.shape[0] * p.mask.stride[0] - c.mask_gap;
     std::normal_distribution<float> normal;
     for (int64_t i = -c.mask_shift; i < count; ++i) {
       const float bias = random() % 8 == 0 ? -kInfinity : 2.0f * normal(random);

@@ -28,6 +28,7 @@ struct Case {
   std::vector<int64_t> mask_shape = {};  // 4, each 1 or the problem's
   std::vector<int64_t> kept = {};    // keys that a bool mask keeps, of each of its batch entries
   int64_t mask_shift = 0;            // elements between an aligned address and the mask's
+  int64_t mask_gap = 0;              // elements between its rows
   bool mask_transposed = false;      // columns far apart, rows side by side
   bool mask_expanded = false;        // stride 0 and the problem's size where the shape says 1
   int32_t block_q = 0, block_k = 0;  // 0 = no block mask

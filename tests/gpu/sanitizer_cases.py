@@ -58,7 +58,10 @@ def cases() -> Iterator[tuple[str, list[torch.Tensor], dict[str, Any]]]:
     keep = torch.arange(150, device=DEVICE) % 7 != 0
     yield "padding mask", tensors(70, 150), {"attn_mask": keep[None, None, None]}
     added = torch.randn(4, 70, 151, device=DEVICE, dtype=HALF)[..., 1:]
-    yield "additive mask", tensors(70, 150), {"attn_mask": added, "is_causal": True}
+    yield "additive mask, odd address", tensors(70, 150), {"attn_mask": added, "is_causal": True}
+    yield "additive mask, odd rows", tensors(70, 150), {"attn_mask": added.contiguous()}
+    even = torch.randn(4, 70, 152, device=DEVICE, dtype=HALF)
+    yield "additive mask", tensors(70, 152), {"attn_mask": even}
     yield "fp32 mask", tensors(70, 150), {"attn_mask": added.float()}
     for size in ((128, 128), (64, 64), (64, 16)):
         mask = blocks(200, 300, size)

@@ -41,17 +41,6 @@ __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&pairs)
                : "memory");
 }
 
-// PTX ISA 9.7.9: cp.async.cg. Copies 16 bytes, both places 16-byte aligned, from global to shared
-// memory; they are there for this thread after wait_for_copies.
-__device__ __forceinline__ void copy_16_bytes(void* destination, const void* source) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(destination)),
-               "l"(__cvta_generic_to_global(source))
-               : "memory");
-}
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
 // PTX ISA 9.7.13: bar.sync 0.
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
 
@@ -92,11 +81,6 @@ __device__ __forceinline__ uint32_t warp_maximum(uint32_t value) {
 __device__ __forceinline__ int population_count(uint32_t bits) { return __popc(bits); }
 __device__ __forceinline__ int leading_zeros(uint32_t bits) {
   return __clz(static_cast<int>(bits));
-}
-
-// PTX ISA 9.7.8: shf.r.wrap: 32 bits of the pair, from bit `bits` (below 32) of the low word on.
-__device__ __forceinline__ uint32_t shift_pair(uint32_t low, uint32_t high, int bits) {
-  return __funnelshift_r(low, high, bits);
 }
 
 // PTX ISA 9.7.13: atom.shared.or.b32.

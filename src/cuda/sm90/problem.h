@@ -73,8 +73,8 @@ void fill_common(const AttentionProblem& problem, const AttentionBuffers& buffer
   params.visibility = visibility_of(problem);
 }
 
-// q, k and v of a launch, and attn_mask where a fourth spec describes it. Without keys nothing
-// reads the maps but q's, but they must be maps.
+// q, k and v of a launch, and attn_mask where more specs describe it. Without keys nothing reads
+// the maps but q's, but they must be maps.
 template <class Params>
 void encode_maps(const TensorMapSpecs& specs, const AttentionBuffers& buffers, bool has_keys,
                  Params& params) {
@@ -84,6 +84,8 @@ void encode_maps(const TensorMapSpecs& specs, const AttentionBuffers& buffers, b
   if constexpr (requires { params.mask_map; }) {
     params.mask_map =
         has_keys && specs.size() > 3 ? cuda::encode_tensor_map(specs[3], buffers.mask) : params.q;
+    params.whole_groups_map =
+        has_keys && specs.size() > 4 ? cuda::encode_tensor_map(specs[4], buffers.mask) : params.q;
   }
 }
 

@@ -108,22 +108,6 @@ void Machine::load_tile(const Copy& request) {
   }
 }
 
-void Machine::copy_16_bytes(void* destination, const void* source) {
-  if (shared_address(destination) % 16 != 0 || reinterpret_cast<uint64_t>(source) % 16 != 0) {
-    fault("a copy of 16 bytes is not 16-byte aligned");
-  }
-  std::memset(destination, 0xff, 16);
-  current_->small_copies.emplace_back(destination, source);
-  if (!timing_.late_copy) wait_for_copies();
-}
-
-void Machine::wait_for_copies() {
-  for (const auto& [destination, source] : current_->small_copies) {
-    std::memcpy(destination, source, 16);
-  }
-  current_->small_copies.clear();
-}
-
 void Machine::perform(const Copy& copy) {
   TensorMapContents map;
   std::memcpy(&map, &copy.map, sizeof map);

@@ -119,7 +119,6 @@ struct Fiber {
   int64_t retired = 0;        // groups
   int64_t waits_reached = 0;  // calls of mma_wait
   bool needs_mma_fence = true;
-  std::vector<std::pair<void*, const void*>> small_copies;  // of 16 bytes, to where and from where
   std::vector<std::byte> stack;
 };
 
@@ -152,8 +151,6 @@ class Machine {
   void barrier_arrive(uint64_t* barrier, int64_t expected_bytes);
   void barrier_wait(uint64_t* barrier, uint32_t parity);
   void load_tile(const Copy& copy);
-  void copy_16_bytes(void* destination, const void* source);
-  void wait_for_copies();  // of 16 bytes
   void mma_fence() { current_->needs_mma_fence = false; }
   void mma_issue(const Multiply& multiply, float* d, const uint32_t* a);
   void mma_commit() { commit(warpgroup(), *current_); }

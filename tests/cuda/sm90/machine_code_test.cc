@@ -103,6 +103,9 @@ std::vector<KernelRequest> compiled_here() {
   for (const ConfigChoice& choice : {
            ConfigChoice{kFp16, {256, 256, 2, 64, 64}, false, tile::MaskType::kKeys},
            ConfigChoice{kFp16, {256, 256, 2, 64, 64, 1}, false, tile::MaskType::kBool},
+           ConfigChoice{kFp16, {256, 256, 2, 64, 64, 1, 16}, false, tile::MaskType::kBool},
+           ConfigChoice{kFp16, {256, 256, 2, 64, 64, 2, 8}, true, tile::MaskType::kFloat16},
+           ConfigChoice{kFp16, {128, 128, 2, 64, 64, 4, 4}, true, tile::MaskType::kFloat32},
            ConfigChoice{kFp16, {256, 256, 2, 64, 64, 2}, true, tile::MaskType::kFloat16},
            ConfigChoice{kFp16, {256, 256, 2, 64, 64, 4}, true, tile::MaskType::kFloat32},
            ConfigChoice{kFp16, {192, 192, 2, 64, 64}, false, tile::MaskType::kKeys},

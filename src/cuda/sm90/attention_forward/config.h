@@ -13,8 +13,8 @@ struct Params {
   arch::TensorMap k;  // [batch, kv_heads, kv_len, head_dim], boxes of kBlockKeys rows x 64 columns
   arch::TensorMap v;  // [batch, kv_heads, kv_len, v_head_dim], boxes as k's
   // [batch, q_heads, q_len, kv_len], boxes of 64 rows (1, where all rows are the same) and a chunk
-  // of columns (tile/mask_tile.cuh); where mask_is_copied.
-  arch::TensorMap mask_map;
+  // of columns (tile/mask_tile.cuh). Or the two maps of MaskRows.
+  arch::TensorMap mask_map, whole_groups_map;
   // 0 where the tensor repeats along that dimension (its stride is 0), else 1.
   int32_t q_head_step, q_batch_step, k_head_step, k_batch_step, v_head_step, v_batch_step;
   int32_t mask_head_step, mask_batch_step;
@@ -31,10 +31,7 @@ struct Params {
   tile::BlockLists lists;
   tile::ScoreTransform transform;
   tile::MaskTensor mask;
-  bool mask_is_copied;  // by the copy engine
-  // Of the whole mask, from its first element to behind its last, where keys lie side by side; else
-  // 0.
-  int64_t mask_span_bytes;
+  tile::MaskRows mask_rows;
   tile::Schedule schedule;
 };
 
@@ -51,9 +48,11 @@ constexpr int round_up(int value, int multiple) {
 // multiple of 16); v_head_dim: columns of O (an N of wgmma). Both may exceed the problem's: the
 // copy engine fills in zeros. consumers: warpgroups of 64 query rows each. A tile of kv_tile keys
 // is gathered from kv_tile / block_keys places of K and V. mask_bytes: of an element of attn_mask
-// where tiles of it are brought into shared memory, else 0.
+// where tiles of it are brought into shared memory, else 0. mask_group: 1 where its rows can be
+// those of a tensor map, else rows_of_mask_group.
 struct Shape {
-  int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0, mask_bytes = 0;
+  int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0, mask_bytes = 0,
+      mask_group = 1;
 
   constexpr bool operator==(const Shape&) const = default;
   constexpr int q_tile() const { return 64 * consumers; }
@@ -65,8 +64,12 @@ struct Shape {
   constexpr int stage_bytes() const {
     return kv_tile * (qk_columns() > v_columns() ? qk_columns() : v_columns()) * 2;
   }
-  constexpr int mask_tile_bytes() const { return 64 * kv_tile * mask_bytes; }  // of a consumer
-  constexpr int masks_bytes() const { return kMaskTileStages * consumers * mask_tile_bytes(); }
+  // Of all consumers (tile/mask_tile.cuh).
+  constexpr int mask_stage_bytes() const {
+    const int bytes = consumers * 64 * kv_tile * mask_bytes;
+    return mask_group == 1 ? bytes : round_up(bytes + mask_group * tile::kMaskGroupGap, 1024);
+  }
+  constexpr int masks_bytes() const { return kMaskTileStages * mask_stage_bytes(); }
   constexpr int bookkeeping_bytes() const { return blocks() <= 2 ? 1024 : 3072; }
   constexpr int stages_if(int ctas) const {
     const int room = kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() -
@@ -99,12 +102,12 @@ constexpr RegisterBudget registers_for(const Shape& shape) {
 }
 
 // The ring of attn_mask's tiles, a base of SharedMemory.
-template <int kConsumers, int kTileBytes>
+template <int kStageBytes>
 struct MaskTiles {
-  alignas(1024) uint8_t mask_tiles[kMaskTileStages][kConsumers][kTileBytes];  // tile/mask_tile.cuh
+  alignas(1024) uint8_t mask_tiles[kMaskTileStages][kStageBytes];  // tile/mask_tile.cuh
 };
-template <int kConsumers>
-struct MaskTiles<kConsumers, 0> {};
+template <>
+struct MaskTiles<0> {};
 
 // kTakesTurns: one warpgroup at a time exponentiates, which pays where two share a multiprocessor.
 // kChained: tiles of keys are visited in Params::chains interleaved chains, one after the other, as
@@ -114,7 +117,7 @@ struct MaskTiles<kConsumers, 0> {};
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,
-          bool kChainedValue = false>
+          bool kChainedValue = false, int kMaskGroupValue = 1>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -128,6 +131,7 @@ struct Config {
   static constexpr tile::MaskType kMask = kMaskValue;
   static constexpr bool kTakesTurns = kTakesTurnsValue;
   static constexpr bool kChained = kChainedValue;
+  static constexpr int kMaskGroup = kMaskGroupValue;
 
   static constexpr bool kMaskTiles =
       kMask != tile::MaskType::kNone && kMask != tile::MaskType::kKeys;
@@ -135,8 +139,9 @@ struct Config {
 
   // Roles: warpgroup 0 copies (warp 0 K and V, the others see to attn_mask), warpgroups 1..
   // multiply.
-  static constexpr Shape kShape{kHeadDim, kVHeadDim,  kConsumers,
-                                kKvTile,  kBlockKeys, kMaskTiles ? mask_element_bytes(kMask) : 0};
+  static constexpr Shape kShape{kHeadDim,  kVHeadDim,  kConsumers,
+                                kKvTile,   kBlockKeys, kMaskTiles ? mask_element_bytes(kMask) : 0,
+                                kMaskGroup};
   static constexpr int kThreads = kShape.threads();
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
@@ -168,6 +173,7 @@ struct Config {
   static_assert(kKvTile % 16 == 0 && kKvTile % kBlockKeys == 0 && kBlockKeys % 16 == 0);
   static_assert(!kTakesTurns || kConsumers > 1, "a turn is passed to another warpgroup");
   static_assert(!kAdditive || kTransform, "attn_mask adds to scaled scores");
+  static_assert(kMaskGroup == 1 || kMaskGroup == tile::rows_of_mask_group(kMask));
   static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
   static_assert(kRegisters.producer == 255 ||
                     kRegisters.producer + kConsumers * kRegisters.consumer <=
@@ -178,7 +184,7 @@ struct Config {
                 kRegisters.consumer);
 
   // The ring carries K and V tiles alternately, in the order of their use: K0 K1 V0 K2 V1 ...
-  struct SharedMemory : MaskTiles<kConsumers, kShape.mask_tile_bytes()> {
+  struct SharedMemory : MaskTiles<kShape.mask_stage_bytes()> {
     alignas(1024) uint16_t q[kQBytes / 2];  // [kQKColumns / 64][kQTile][64], swizzled
     alignas(
         1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]

@@ -50,7 +50,7 @@ bool one_cta_per_task(const AttentionProblem& problem) {
          (problem.block_mask.present && problem.block_mask.block_q == 64);
 }
 
-// Whether the copy engine can bring attn_mask's tiles.
+// Whether the copy engine can bring attn_mask's tiles as they are.
 bool mask_is_copied(const AttentionProblem& problem) {
   const TensorLayout& mask = problem.mask;
   if (mask.address_alignment < 16 || (mask.shape[3] > 1 && mask.stride[3] != 1)) return false;
@@ -64,16 +64,51 @@ bool mask_is_copied(const AttentionProblem& problem) {
   return true;
 }
 
-// Params::mask_span_bytes.
-int64_t mask_span_bytes(const AttentionProblem& problem) {
+// What the copy engine needs to know to take attn_mask in groups of rows, and how many there are;
+// stride 0 where it cannot.
+struct GroupedMask {
+  tile::MaskRows rows;
+  int64_t count = 0;
+};
+GroupedMask grouped_mask(const AttentionProblem& problem, const ConfigChoice& choice) {
   const TensorLayout& mask = problem.mask;
-  if (mask.shape[3] != problem.kv_len() || (mask.shape[3] > 1 && mask.stride[3] != 1)) return 0;
-  int64_t elements = mask.shape[3];
-  for (int i = 0; i < 3; ++i) {
-    if (mask.shape[i] > 1 && mask.stride[i] < 0) return 0;
-    elements += (mask.shape[i] - 1) * mask.stride[i];
+  const int64_t keys = problem.kv_len(), group = choice.shape.mask_group;
+  const int chunk_bytes = tile::mask_chunk_bytes(choice.mask, choice.shape.block_keys);
+  if (group == 1 || mask.address_alignment < 16 || mask.shape[3] != keys ||
+      (keys > 1 && mask.stride[3] != 1) || 64 / group * chunk_bytes % 128 != 0) {
+    return {};
   }
-  return elements * bytes_per_element(mask.dtype);
+  int64_t strides[3], stride = 0;  // the least that is not 0
+  for (int i = 0; i < 3; ++i) {
+    strides[i] = mask.shape[i] == 1 ? 0 : mask.stride[i];
+    if (strides[i] != 0 && (stride == 0 || strides[i] < stride)) stride = strides[i];
+  }
+  if (stride == 0) stride = keys;
+  if (stride < keys || (strides[2] != 0 && strides[2] != stride)) return {};
+  int64_t count = 1;
+  for (int i = 0; i < 3; ++i) {
+    if (strides[i] % stride != 0) return {};
+    count += (mask.shape[i] - 1) * (strides[i] / stride);
+  }
+  constexpr int64_t kCoordinateLimit = int64_t{1} << 30;
+  if (count >= kCoordinateLimit || group * stride >= kCoordinateLimit) return {};
+  GroupedMask grouped;
+  grouped.count = count;
+  grouped.rows.stride = static_cast<int32_t>(stride);
+  grouped.rows.batch_rows = static_cast<int32_t>(strides[0] / stride);
+  grouped.rows.head_rows = static_cast<int32_t>(strides[1] / stride);
+  grouped.rows.rest = static_cast<int32_t>(count < group ? group : count % group);
+  return grouped;
+}
+
+// `rows_of_group` rows of each of `groups` groups.
+cuda::TensorMapSpec group_map_spec(const AttentionProblem& problem, cuda::TensorMapSpec spec,
+                                   int64_t stride, int64_t group, int64_t rows_of_group,
+                                   int64_t groups) {
+  spec.dims = {(rows_of_group - 1) * stride + problem.kv_len(), groups, 1, 1};
+  spec.strides = {1, group * stride, 0, 0};
+  if (!mask_rows_repeat(problem)) spec.box[1] = static_cast<int32_t>(64 / group);
+  return spec;
 }
 
 cuda::TensorMapSpec mask_map_spec(const AttentionProblem& problem, const ConfigChoice& choice) {
@@ -86,6 +121,23 @@ cuda::TensorMapSpec mask_map_spec(const AttentionProblem& problem, const ConfigC
                  : chunk_bytes == 32 ? cuda::Swizzle::k32Bytes
                                      : cuda::Swizzle::kNone;
   return spec;
+}
+
+// Of Params::mask_map, and of whole_groups_map where rows come in groups; none where the copy
+// engine does not take the mask.
+TensorMapSpecs mask_map_specs(const AttentionProblem& problem, const ConfigChoice& choice) {
+  if (choice.shape.mask_bytes == 0) return {};
+  const cuda::TensorMapSpec spec = mask_map_spec(problem, choice);
+  if (choice.shape.mask_group == 1) return {spec};
+  const GroupedMask mask = grouped_mask(problem, choice);
+  if (mask.rows.stride == 0) return {};
+  const int64_t group = choice.shape.mask_group, whole = mask.count / group,
+                rest = mask.count % group;
+  const auto of = [&](int64_t rows, int64_t groups) {
+    return group_map_spec(problem, spec, mask.rows.stride, group, rows, groups);
+  };
+  return {rest == 0 ? of(group, whole) : of(rest, whole + 1),
+          whole == 0 ? of(rest, 1) : of(group, whole)};
 }
 
 }  // namespace
@@ -108,6 +160,7 @@ std::string ConfigChoice::type_name() const {
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
   text += takes_turns ? ", true" : ", false";
   text += chained ? ", true" : ", false";
+  if (shape.mask_group > 1) text.append(", ").append(std::to_string(shape.mask_group));
   return text + ">";
 }
 
@@ -124,7 +177,8 @@ std::string ConfigChoice::name() const {
   if (chained) text += "_chained";
   const bool additive = shape.mask_bytes > 0 && mask != tile::MaskType::kBool;
   if (transform && !additive) text += "_scores";
-  return text + masks[static_cast<int>(mask)];
+  text += masks[static_cast<int>(mask)];
+  return shape.mask_group > 1 ? text + "_groups" : text;
 }
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -155,6 +209,9 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
   }
   const bool tiles = choice.mask != tile::MaskType::kNone && choice.mask != tile::MaskType::kKeys;
   choice.shape.mask_bytes = tiles ? mask_element_bytes(choice.mask) : 0;
+  if (tiles && !mask_is_copied(problem)) {
+    choice.shape.mask_group = tile::rows_of_mask_group(choice.mask);
+  }
   choice.transform = problem.mask_kind == MaskKind::kAdditive || problem.softcap > 0.0 ||
                      !scale_is_a_factor(problem);
   const BlockMaskLayout& lists = problem.block_mask;
@@ -235,8 +292,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   if (choice.shape.mask_bytes > 0) {
     params.mask_head_step = broadcast_step(problem.mask, 1);
     params.mask_batch_step = broadcast_step(problem.mask, 0);
-    params.mask_is_copied = mask_is_copied(problem);
-    params.mask_span_bytes = mask_span_bytes(problem);
+    params.mask_rows = grouped_mask(problem, choice).rows;
   }
 
   tile::Schedule& schedule = params.schedule;
@@ -263,9 +319,7 @@ TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigCho
   TensorMapSpecs specs = {tensor_map_spec("q", problem.q, 64),
                           tensor_map_spec("k", problem.k, choice.shape.block_keys),
                           tensor_map_spec("v", problem.v, choice.shape.block_keys)};
-  if (choice.shape.mask_bytes > 0 && mask_is_copied(problem)) {
-    specs.push_back(mask_map_spec(problem, choice));
-  }
+  for (const cuda::TensorMapSpec& spec : mask_map_specs(problem, choice)) specs.push_back(spec);
   return specs;
 }
 
@@ -307,14 +361,18 @@ std::vector<ConfigChoice> with_masks(const ConfigChoice& plain) {
     choices.push_back(choice);
   }
   choice.shape.consumers = 2;
-  choice.mask = tile::MaskType::kBool;
-  choice.shape.mask_bytes = 1;
-  choices.push_back(choice);
-  choice.mask = choice.element == arch::Element::kFloat16 ? tile::MaskType::kFloat16
-                                                          : tile::MaskType::kBFloat16;
-  choice.shape.mask_bytes = 2;
-  choice.transform = true;
-  choices.push_back(choice);
+  const tile::MaskType additive = choice.element == arch::Element::kFloat16
+                                      ? tile::MaskType::kFloat16
+                                      : tile::MaskType::kBFloat16;
+  for (const tile::MaskType mask : {tile::MaskType::kBool, additive}) {
+    choice.mask = mask;
+    choice.shape.mask_bytes = mask_element_bytes(mask);
+    choice.transform = mask == additive;
+    for (const int group : {1, tile::rows_of_mask_group(mask)}) {
+      choice.shape.mask_group = group;
+      choices.push_back(choice);
+    }
+  }
   return choices;
 }
 

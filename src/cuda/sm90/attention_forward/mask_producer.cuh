@@ -14,59 +14,29 @@
 
 namespace bsk::sm90::attention_forward {
 
-// Moves a row's keys by `offset` bytes: 16 bytes begin in `unit` and end in the next one.
-template <int kElementBytes>
-__device__ __forceinline__ void take_across(uint32_t (&unit)[4], const uint32_t (&next)[4],
-                                            int offset) {
-  uint32_t words[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) words[i] = i < 4 ? unit[i] : next[i - 4];
-#pragma unroll
-  for (int i = 0; i < 6; ++i) words[i] = offset & 8 ? words[i + 2] : words[i];
-#pragma unroll
-  for (int i = 0; i < 5; ++i) words[i] = offset & 4 ? words[i + 1] : words[i];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    unit[i] =
-        kElementBytes == 4 ? words[i] : arch::shift_pair(words[i], words[i + 1], 8 * (offset & 3));
-  }
-}
-
 template <class Config>
 struct MaskProducer {
   using SharedMemory = typename Config::SharedMemory;
   using Record = tile::TileRecord<Config::kBlocks>;
-  using Tile = tile::MaskTile<Config::kMask, Config::kBlockKeys>;
+  using Tile = tile::MaskTile<Config>;
 
   static constexpr int kFillingWarps = 3;  // where the copy engine does not take the mask
   static constexpr int kFillers = kFillingWarps * arch::kWarpThreads;
   static constexpr int kBarrier = 8;  // named; of the fillers
+  static constexpr int kWarpRows = (64 + kFillingWarps - 1) / kFillingWarps;
 
-  // Who fills what: a warp has some of the rows, and kUnits lanes are busy with one of them.
-  static constexpr int kUnits = Config::kBlockKeys * Tile::kElementBytes / 16;  // of a row
-  static constexpr int kBatch = 1;  // units that a lane moves at once; two would spill
-  static constexpr int kRowsAtOnce = arch::kWarpThreads / kUnits;
-  static constexpr int kWarpRows = round_up((64 + kFillingWarps - 1) / kFillingWarps, kRowsAtOnce);
-  static_assert(arch::kWarpThreads % kUnits == 0 && kWarpRows <= arch::kWarpThreads);
-
-  // Where a consumer's rows of a block of keys lie, in bytes from the mask's first element.
-  struct Rows {
-    int64_t start;
-    int first;  // their first one in the head
-  };
+  static constexpr auto no_bits() {
+    if constexpr (Tile::kElementBytes == 1) return uint8_t{0};
+    if constexpr (Tile::kElementBytes == 2) return uint16_t{0};
+    if constexpr (Tile::kElementBytes == 4) return uint32_t{0};
+  }
+  using Element = decltype(no_bits());  // as bits
 
   SharedMemory& shared;
   const Params& params;
   tile::RingPosition<Config::kMaskStages> ring;
 
   __device__ __forceinline__ int rows() const { return params.mask.row_stride == 0 ? 1 : 64; }
-  __device__ __forceinline__ int first_warp_row() const {
-    return (arch::thread_index() / arch::kWarpThreads - 1) * kWarpRows;
-  }
-  __device__ __forceinline__ int end_warp_row() const {
-    const int end = first_warp_row() + kWarpRows;
-    return end < rows() ? end : rows();
-  }
 
   // One thread: the rows of consumer w, by the copy engine.
   __device__ __forceinline__ void copy(const Coordinates& at, const Record& record, int w) {
@@ -77,189 +47,92 @@ struct MaskProducer {
     const arch::CacheHint hint =
         params.mask_head_step == 0 ? arch::CacheHint::kNormal : arch::CacheHint::kEvictFirst;
     const int row = params.mask.row_stride == 0 ? 0 : at.first_row + 64 * w;
-    uint8_t* destination = shared.mask_tiles[ring.stage][w];
+    uint8_t* destination = shared.mask_tiles[ring.stage] + Tile::box(w, 0);
+    if constexpr (Config::kMaskGroup == 1) {
+      copy_boxes(record, destination, [&](uint8_t* box, int key) {
+        arch::load_tile(params.mask_map, ready, box, key, row, at.q_head * params.mask_head_step,
+                        at.batch * params.mask_batch_step, hint);
+      });
+    } else {
+      const int first =
+          at.batch * params.mask_rows.batch_rows + at.q_head * params.mask_rows.head_rows + row;
+      const int end = first + (rows() == 1 ? 1 : Config::kMaskGroup);
+#pragma unroll 1
+      for (int of_all = first; of_all < end; ++of_all) {
+        const int in_group = of_all % Config::kMaskGroup;
+        const arch::TensorMap& map =
+            in_group < params.mask_rows.rest ? params.mask_map : params.whole_groups_map;
+        copy_boxes(record, destination, [&](uint8_t* box, int key) {
+          arch::load_tile(map, ready, box, in_group * params.mask_rows.stride + key,
+                          of_all / Config::kMaskGroup, 0, 0, hint);
+        });
+        destination += Tile::kGroupStride;
+      }
+    }
+  }
+  // The boxes of a row's chunks, the first at `destination`.
+  template <class Copy>
+  static __device__ __forceinline__ void copy_boxes(const Record& record, uint8_t* destination,
+                                                    const Copy& copy) {
 #pragma unroll
     for (int b = 0; b < Config::kBlocks; ++b) {
       for (int key = 0; key < Config::kBlockKeys; key += Tile::kChunkKeys) {
-        arch::load_tile(params.mask_map, ready, destination, record.blocks[b].first_key + key, row,
-                        at.q_head * params.mask_head_step, at.batch * params.mask_batch_step, hint);
-        destination += Tile::kChunkStride;
+        copy(destination, record.blocks[b].first_key + key);
+        destination += Tile::kBoxBytes;
       }
     }
   }
 
-  // Where 16-byte unit `unit` of a row of consumer w's tile lies.
-  __device__ __forceinline__ uint8_t* place(int w, int tile_row, int unit) const {
-    constexpr int kChunkUnits = Tile::kChunkBytes / 16;
-    return shared.mask_tiles[ring.stage][w] + unit / kChunkUnits * Tile::kChunkStride +
-           Tile::place(tile_row, unit % kChunkUnits * 16);
-  }
-
-  // Bytes from the mask's first element to the first key of a row. Rows beyond the end read the
-  // last one; the visible range removes them afterwards.
-  __device__ __forceinline__ int64_t start_of(const Rows& rows, int tile_row) const {
-    const int row = rows.first + tile_row;
-    return rows.start + (row < params.q_len ? row : params.q_len - 1) * params.mask.row_stride *
-                            Tile::kElementBytes;
-  }
-  // How far a place of the mask lies behind a 16-byte boundary of memory.
-  __device__ __forceinline__ int offset_in_unit(int64_t byte) const {
-    return static_cast<int>(reinterpret_cast<uint64_t>(params.mask.data) + byte) & 15;
-  }
-  __device__ __forceinline__ bool is_inside(int64_t unit) const {
-    return unit >= 0 && unit <= params.mask_span_bytes - 16;
-  }
-  // The 16 bytes from `unit` on, zeros where the mask has none.
-  __device__ __forceinline__ void load_edge(int64_t unit, uint32_t (&words)[4]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = 0;
+  // Three warps, element by element: the rows of all consumers, of masks that the copy engine does
+  // not take. Rows and keys beyond the end read the last one; the visible range removes them
+  // afterwards.
+  __device__ __forceinline__ void fill(const Coordinates& at, const Record& record) {
+    constexpr int kPerWord = 4 / Tile::kElementBytes;
+    constexpr int kRowWords = Config::kBlockKeys / kPerWord;
+    // Words that a lane has under way.
+    constexpr int kBatch = Config::kRegisters.producer >= 56 ? 4 : 1;
+    const auto* const head = static_cast<const Element*>(params.mask.data) +
+                             at.batch * params.mask.batch_stride +
+                             at.q_head * params.mask.head_stride;
+    const int first_row = (arch::thread_index() / arch::kWarpThreads - 1) * kWarpRows;
+    const int end_row = first_row + kWarpRows < rows() ? first_row + kWarpRows : rows();
+    const int words = (end_row - first_row) * kRowWords;
+    const int last_row = params.q_len - 1, last_key = params.visibility.kv_len - 1;
 #pragma unroll 1
-    for (int word = 0; word < 4; ++word) {
-      uint32_t bits = 0;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int64_t byte = unit + 4 * word + i;
-        if (byte >= 0 && byte < params.mask_span_bytes) {
-          bits |= static_cast<uint32_t>(mask_data()[byte]) << 8 * i;
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < 3; ++i) words[i] = words[i + 1];  // no registers by number
-      words[3] = bits;
-    }
-  }
-  __device__ __forceinline__ const uint8_t* mask_data() const {
-    return static_cast<const uint8_t*>(params.mask.data);
-  }
-
-  // Block b of consumer w's tile, first half, where keys lie side by side: each row from the
-  // boundary in front of its first key on, so that memory is read in whole units.
-  __device__ __forceinline__ void request(const Rows& rows, int w, int b) {
-    const int unit = tile::lane_index() % kUnits;
-#pragma unroll 2
-    for (int row = first_warp_row() + tile::lane_index() / kUnits; row < end_warp_row();
-         row += kRowsAtOnce) {
-      const int64_t start = start_of(rows, row);
-      const int64_t source = start - offset_in_unit(start) + 16 * unit;
-      uint8_t* const destination = place(w, row, b * kUnits + unit);
-      if (is_inside(source)) {
-        arch::copy_16_bytes(destination, mask_data() + source);
-      } else {
-        uint32_t words[4];
-        load_edge(source, words);
-        store(destination, words);
-      }
-    }
-  }
-
-  // Second half: moves each row's keys to its beginning, in place. A unit takes what it lacks from
-  // the next one; a row's last unit, which has none behind it, is a lane's of its own.
-  __device__ __forceinline__ void align(const Rows& rows, int w, int b) {
-    const int last_row = first_warp_row() + tile::lane_index();
-    const int64_t last_start = start_of(rows, last_row);
-    const int last_offset = last_row < end_warp_row() ? offset_in_unit(last_start) : 0;
-    uint32_t behind[4];
-    if (last_offset != 0) {
-      const int64_t source = last_start - last_offset + 16 * kUnits;
-      if (is_inside(source)) {
-        arch::load_16_bytes(mask_data() + source, behind);
-      } else {
-        load_edge(source, behind);
-      }
-    }
-    arch::wait_for_copies();
-    arch::sync_warp();
-    if constexpr (kUnits > 1) {
-      const int unit = tile::lane_index() % kUnits;
+    for (int part = 0; part < Config::kConsumers * Config::kBlocks; ++part) {
+      const int w = part % Config::kConsumers, b = part / Config::kConsumers;
+      if (b == 0) arch::barrier_wait(shared.mask_free[ring.stage][w], ring.parity ^ 1);
+      const int first_key = record.blocks[b].first_key;
 #pragma unroll 1
-      for (int first = first_warp_row(); first < end_warp_row(); first += kBatch * kRowsAtOnce) {
-        uint32_t moved[kBatch][4];
-        bool moves[kBatch];
+      for (int i = tile::lane_index(); i < words; i += kBatch * arch::kWarpThreads) {
+        Element elements[kBatch][kPerWord];
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          const int row = first + i * kRowsAtOnce + tile::lane_index() / kUnits;
-          const int offset = offset_in_unit(start_of(rows, row));
-          moves[i] = row < end_warp_row() && unit < kUnits - 1 && offset != 0;
-          if (moves[i]) {
-            uint32_t next[4];
-            arch::load_16_bytes(place(w, row, b * kUnits + unit), moved[i]);
-            arch::load_16_bytes(place(w, row, b * kUnits + unit + 1), next);
-            take_across<Tile::kElementBytes>(moved[i], next, offset);
+        for (int n = 0; n < kBatch; ++n) {
+          const int word = i + n * arch::kWarpThreads;
+          const int row = at.first_row + 64 * w + first_row + word / kRowWords;
+          const Element* const source =
+              head + (row < last_row ? row : last_row) * params.mask.row_stride;
+#pragma unroll
+          for (int e = 0; e < kPerWord; ++e) {
+            const int key = first_key + word % kRowWords * kPerWord + e;
+            elements[n][e] = source[(key < last_key ? key : last_key) * params.mask.column_stride];
           }
         }
-        arch::sync_warp();
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          const int row = first + i * kRowsAtOnce + tile::lane_index() / kUnits;
-          if (moves[i]) store(place(w, row, b * kUnits + unit), moved[i]);
-        }
-      }
-      arch::sync_warp();
-    }
-    if (last_offset != 0) {
-      uint8_t* const last = place(w, last_row, b * kUnits + kUnits - 1);
-      uint32_t moved[4];
-      arch::load_16_bytes(last, moved);
-      take_across<Tile::kElementBytes>(moved, behind, last_offset);
-      store(last, moved);
-    }
-  }
-  static __device__ __forceinline__ void store(uint8_t* destination, const uint32_t (&words)[4]) {
-    arch::store_16_bytes(destination, words[0], words[1], words[2], words[3]);
-  }
-
-  // Block b of consumer w's tile element by element. Keys beyond the end read the last one.
-  __device__ __forceinline__ void gather(const Rows& rows, int w, int b, int first_key) {
-    constexpr int kPerWord = 4 / Tile::kElementBytes;
-    constexpr int kWords = Config::kBlockKeys / kPerWord;  // of a row
-    const int64_t step = params.mask.column_stride * Tile::kElementBytes;
-    const int last_key = params.visibility.kv_len - 1;
-#pragma unroll 4
-    for (int i = tile::lane_index(); i < (end_warp_row() - first_warp_row()) * kWords;
-         i += arch::kWarpThreads) {
-      const int row = first_warp_row() + i / kWords, word = i % kWords;
-      const uint8_t* const source = mask_data() + start_of(rows, row);
-      uint32_t bits = 0;
+        for (int n = 0; n < kBatch; ++n) {
+          const int word = i + n * arch::kWarpThreads;
+          const int byte = b * Config::kBlockKeys * Tile::kElementBytes + word % kRowWords * 4;
+          const int box = Tile::box(w, byte / Tile::kChunkBytes);
+          uint8_t* const destination =
+              shared.mask_tiles[ring.stage] + box +
+              Tile::place(box, first_row + word / kRowWords, byte % Tile::kChunkBytes);
+          uint32_t bits = 0;
 #pragma unroll
-      for (int e = 0; e < kPerWord; ++e) {
-        const int key = first_key + word * kPerWord + e;
-        const uint8_t* const element = source + (key < last_key ? key : last_key) * step;
-        if constexpr (Tile::kElementBytes == 1) {
-          bits |= static_cast<uint32_t>(*element) << 8 * e;
-        } else if constexpr (Tile::kElementBytes == 2) {
-          bits |= static_cast<uint32_t>(*reinterpret_cast<const uint16_t*>(element)) << 16 * e;
-        } else {
-          bits = *reinterpret_cast<const uint32_t*>(element);
+          for (int e = 0; e < kPerWord; ++e) {
+            bits |= static_cast<uint32_t>(elements[n][e]) << 8 * Tile::kElementBytes * e;
+          }
+          if (word < words) *reinterpret_cast<uint32_t*>(destination) = bits;
         }
-      }
-      uint8_t* const unit = place(w, row, b * kUnits + word / 4);
-      *reinterpret_cast<uint32_t*>(unit + word % 4 * 4) = bits;
-    }
-  }
-
-  // Three warps: the rows of all consumers, of masks that the copy engine does not take.
-  __device__ __forceinline__ void fill(const Coordinates& at, const Record& record) {
-    const bool side_by_side = params.mask_span_bytes != 0;
-    Rows rows;
-    const int64_t head = at.batch * params.mask.batch_stride + at.q_head * params.mask.head_stride;
-#pragma unroll 1
-    for (int b = 0; b < Config::kBlocks; ++b) {
-      const int first_key = record.blocks[b].first_key;
-      rows.start = (head + (side_by_side ? first_key : 0)) * Tile::kElementBytes;
-#pragma unroll 1
-      for (int w = 0; w < Config::kConsumers; ++w) {
-        if (b == 0) arch::barrier_wait(shared.mask_free[ring.stage][w], ring.parity ^ 1);
-        rows.first = at.first_row + 64 * w;
-        if (side_by_side) {
-          request(rows, w, b);
-        } else {
-          gather(rows, w, b, first_key);
-        }
-      }
-#pragma unroll 1
-      for (int w = 0; side_by_side && w < Config::kConsumers; ++w) {
-        rows.first = at.first_row + 64 * w;
-        align(rows, w, b);
       }
     }
   }
@@ -309,7 +182,7 @@ struct MaskProducer {
 
   __device__ __forceinline__ void run() {
     static_assert(!Config::kBold, "every task once");
-    if (!params.mask_is_copied) {
+    if (Config::kMaskGroup > 1 && params.mask_rows.stride == 0) {
       fill_tiles();
     } else if (arch::thread_index() == arch::kWarpThreads) {
       copy_tiles();

@@ -26,10 +26,6 @@ inline void load_matrices(const void* row, uint32_t (&pairs)[4]) {
     std::memcpy(&pairs[i], reinterpret_cast<const uint8_t*>(source) + lane % 4 * 4, 4);
   }
 }
-inline void copy_16_bytes(void* destination, const void* source) {
-  emulation::machine().copy_16_bytes(destination, source);
-}
-inline void wait_for_copies() { emulation::machine().wait_for_copies(); }
 inline void sync_block() { emulation::machine().sync(0, 0); }
 
 template <class T>
@@ -65,9 +61,6 @@ inline uint32_t warp_maximum(uint32_t value) {
 }
 inline int population_count(uint32_t bits) { return std::popcount(bits); }
 inline int leading_zeros(uint32_t bits) { return std::countl_zero(bits); }
-inline uint32_t shift_pair(uint32_t low, uint32_t high, int bits) {
-  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> bits);
-}
 inline void atomic_or(uint32_t& word, uint32_t bits) { word |= bits; }
 inline void fail_assertion(const char* message) { emulation::machine().fault(message); }
 inline void sync_warp() { shuffle(0, 0); }
