@@ -15,12 +15,14 @@ namespace {
 
 // Everything that a launch was derived from, and the launch.
 struct PreparedCall {
-  uint64_t hash = 0;
+  explicit PreparedCall(const AttentionProblem& p) : problem(p), addresses(p) {}
+
   uint64_t generation = 0;  // of the settings
-  AttentionProblem problem;
+  const AttentionProblem problem;
   DeviceProperties device;
   std::string forced;
 
+  const AddressRules addresses;
   bool check_lists = false;  // their contents, in debug mode
   AttentionPlan plan;
   std::unique_ptr<PreparedLaunch> launch;
@@ -56,8 +58,11 @@ bool same_device(const DeviceProperties& a, const DeviceProperties& b) {
 }
 
 std::unique_ptr<PreparedCall> prepare(const AttentionProblem& problem,
+                                      const AttentionBuffers& buffers,
                                       const DeviceProperties& device, const std::string& forced) {
-  auto call = std::make_unique<PreparedCall>();
+  validate_problem(problem);
+  auto call = std::make_unique<PreparedCall>(problem);
+  call->addresses.check(buffers);
   // Read before the settings are: if they change meanwhile, the next call prepares again.
   call->generation = settings_generation();
   if (problem.q.dtype == DataType::kFloat64 && forced != kCpuReference.name) {
@@ -66,8 +71,6 @@ std::unique_ptr<PreparedCall> prepare(const AttentionProblem& problem,
   }
   call->check_lists =
       problem.block_mask.present && device.type == DeviceType::kCpu && settings()->debug_mode;
-  call->hash = hash_of(problem);
-  call->problem = problem;
   call->device = device;
   call->forced = forced;
   call->plan = plan(problem, device, forced);
@@ -82,29 +85,34 @@ class PreparedCalls {
   // Null where there is none.
   PreparedCall* find(const AttentionProblem& problem, const DeviceProperties& device,
                      const std::string& forced) {
-    const uint64_t hash = hash_of(problem);
-    auto& set = sets_[hash % kSets];
     const uint64_t generation = settings_generation();
-    const auto found = std::find_if(set.begin(), set.end(), [&](const auto& call) {
-      return call != nullptr && call->hash == hash && call->generation == generation &&
-             call->problem == problem && same_device(call->device, device) &&
-             call->forced == forced;
-    });
+    const auto serves = [&](const auto& call) {
+      return call != nullptr && call->generation == generation && call->problem == problem &&
+             same_device(call->device, device) && call->forced == forced;
+    };
+    // As a rule the layers of a model call with one problem, one after the other.
+    if (last_ != nullptr && serves(*last_)) return last_->get();
+    auto& set = sets_[hash_of(problem) % kSets];
+    const auto found = std::find_if(set.begin(), set.end(), serves);
     if (found == set.end()) return nullptr;
     std::rotate(set.begin(), found, found + 1);
-    return set.front().get();
+    last_ = &set.front();
+    return last_->get();
   }
 
-  PreparedCall* add(std::unique_ptr<PreparedCall> call) {
-    auto& set = sets_[call->hash % kSets];
+  PreparedCall& add(std::unique_ptr<PreparedCall> call) {
+    auto& set = sets_[hash_of(call->problem) % kSets];
     std::rotate(set.begin(), set.end() - 1, set.end());
     set.front() = std::move(call);
-    return set.front().get();
+    last_ = &set.front();
+    return *set.front();
   }
 
  private:
   static constexpr size_t kSets = 16;
-  std::array<std::array<std::unique_ptr<PreparedCall>, 4>, kSets> sets_;
+  using Slot = std::unique_ptr<PreparedCall>;
+  std::array<std::array<Slot, 4>, kSets> sets_;
+  const Slot* last_ = nullptr;
 };
 
 }  // namespace
@@ -115,10 +123,9 @@ const AttentionPlan& attention_forward(const AttentionProblem& problem,
   thread_local PreparedCalls calls;
   PreparedCall* call = calls.find(problem, device, forced);
   if (call != nullptr) {
-    validate_addresses(problem, buffers);
+    call->addresses.check(buffers);
   } else {
-    validate(problem, buffers);
-    call = calls.add(prepare(problem, device, forced));
+    call = &calls.add(prepare(problem, buffers, device, forced));
   }
   if (call->check_lists) check_block_lists(problem, buffers.block_mask);
   if (call->launch != nullptr) call->launch->launch(buffers);

@@ -185,23 +185,6 @@ void check_block_mask(const AttentionProblem& p) {
   }
 }
 
-struct Extent {
-  const char* begin;
-  const char* end;
-};
-
-// The bytes between a tensor's first and last element.
-Extent extent(const void* data, const TensorLayout& layout) {
-  int64_t low = 0, high = 0;  // in elements
-  for (int i = 0; i < 4; ++i) {
-    const int64_t reach = (layout.shape[i] - 1) * layout.stride[i];
-    (reach < 0 ? low : high) += reach;
-  }
-  const int64_t size = bytes_per_element(layout.dtype);
-  const char* base = static_cast<const char*>(data);
-  return {base + low * size, base + (high + 1) * size};
-}
-
 // True if every element has an address of its own: sorted by stride, each dimension steps over all
 // smaller ones.
 bool is_injective(const TensorLayout& layout) {
@@ -232,39 +215,6 @@ void check_out(const AttentionProblem& p) {
   }
 }
 
-// Kernels of a GPU are chosen by what the problem says of its addresses.
-void check_alignment(const char* name, const TensorLayout& layout, const void* data) {
-  const uint8_t alignment = address_alignment(data);
-  if (alignment >= layout.address_alignment) return;
-  fail(ErrorKind::kValue, name,
-       "must start at a multiple of " + std::to_string(layout.address_alignment) +
-           " bytes, as TensorLayout::address_alignment says",
-       "a multiple of " + std::to_string(alignment),
-       "Set the layout's address_alignment to address_alignment(data).");
-}
-
-void check_out_apart(const AttentionProblem& p, const AttentionBuffers& buffers) {
-  if (is_empty(p.out)) return;
-  const Extent out = extent(buffers.out, p.out);
-  const struct {
-    const char* name;
-    const void* data;
-    const TensorLayout& layout;
-  } inputs[] = {{"Q", buffers.q, p.q},
-                {"K", buffers.k, p.k},
-                {"V", buffers.v, p.v},
-                {"attn_mask", buffers.mask, p.mask}};
-  for (const auto& input : inputs) {
-    if (input.data == nullptr || is_empty(input.layout)) continue;
-    const Extent other = extent(input.data, input.layout);
-    if (out.begin < other.end && other.begin < out.end) {
-      fail(ErrorKind::kValue, "out",
-           std::string("must lie apart from ") + input.name + " in memory",
-           "address ranges that overlap", "Pass a tensor of its own, such as torch.empty_like(Q).");
-    }
-  }
-}
-
 }  // namespace
 
 uint8_t address_alignment(const void* data) {
@@ -280,22 +230,58 @@ void validate_problem(const AttentionProblem& problem) {
   check_out(problem);
 }
 
-void validate_addresses(const AttentionProblem& problem, const AttentionBuffers& buffers) {
-  if (problem.q.device == DeviceType::kCuda) {
-    check_alignment("Q", problem.q, buffers.q);
-    check_alignment("K", problem.k, buffers.k);
-    check_alignment("V", problem.v, buffers.v);
-    check_alignment("out", problem.out, buffers.out);
-    if (problem.mask_kind != MaskKind::kNone) {
-      check_alignment("attn_mask", problem.mask, buffers.mask);
+AddressRules::AddressRules(const AttentionProblem& problem) {
+  const bool aligned = problem.q.device == DeviceType::kCuda;
+  const auto add = [&](const char* name, const TensorLayout& layout) {
+    Tensor& tensor = tensors_[count_++];
+    tensor.name = name;
+    if (aligned) tensor.alignment = layout.address_alignment;
+    if (is_empty(layout)) return;
+    const int64_t size = bytes_per_element(layout.dtype);
+    tensor.end = size;
+    for (int i = 0; i < 4; ++i) {
+      const int64_t reach = (layout.shape[i] - 1) * layout.stride[i] * size;
+      (reach < 0 ? tensor.begin : tensor.end) += reach;
     }
+  };
+  add("out", problem.out);
+  add("Q", problem.q);
+  add("K", problem.k);
+  add("V", problem.v);
+  if (problem.mask_kind != MaskKind::kNone) add("attn_mask", problem.mask);
+}
+
+void AddressRules::check(const AttentionBuffers& buffers) const {
+  const void* const data[] = {buffers.out, buffers.q, buffers.k, buffers.v, buffers.mask};
+  const auto out = reinterpret_cast<int64_t>(buffers.out);
+  for (int i = 0; i < count_; ++i) {
+    const Tensor& tensor = tensors_[i];
+    const auto address = reinterpret_cast<int64_t>(data[i]);
+    if ((address & (tensor.alignment - 1)) != 0) fail_alignment(tensor, data[i]);
+    const bool apart = out + tensors_[0].end <= address + tensor.begin ||
+                       address + tensor.end <= out + tensors_[0].begin || tensors_[0].end == 0 ||
+                       tensor.end == 0;
+    if (i > 0 && !apart) fail_overlap(tensor);
   }
-  check_out_apart(problem, buffers);
+}
+
+// Kernels of a GPU are chosen by what the problem says of its addresses.
+void AddressRules::fail_alignment(const Tensor& tensor, const void* data) {
+  fail(ErrorKind::kValue, tensor.name,
+       "must start at a multiple of " + std::to_string(tensor.alignment) +
+           " bytes, as TensorLayout::address_alignment says",
+       "a multiple of " + std::to_string(address_alignment(data)),
+       "Set the layout's address_alignment to address_alignment(data).");
+}
+
+void AddressRules::fail_overlap(const Tensor& tensor) {
+  fail(ErrorKind::kValue, "out", std::string("must lie apart from ") + tensor.name + " in memory",
+       "address ranges that overlap", "Pass a tensor of its own, such as torch.empty_like(Q).");
 }
 
 void validate(const AttentionProblem& problem, const AttentionBuffers& buffers) {
   validate_problem(problem);
-  validate_addresses(problem, buffers);
+  AddressRules(problem).check(buffers);
 }
 
 }  // namespace bsk

@@ -7,7 +7,24 @@
 namespace bsk {
 
 void validate_problem(const AttentionProblem& problem);
-// Of a problem that is valid.
-void validate_addresses(const AttentionProblem& problem, const AttentionBuffers& buffers);
+
+// What the addresses of a valid problem's tensors have to satisfy, derived from it once.
+class AddressRules {
+ public:
+  explicit AddressRules(const AttentionProblem& problem);
+  void check(const AttentionBuffers& buffers) const;
+
+ private:
+  struct Tensor {
+    const char* name = "";
+    int64_t alignment = 1;       // bytes that its address is a multiple of
+    int64_t begin = 0, end = 0;  // its first and past its last byte, from its address; end 0: none
+  };
+  [[noreturn]] static void fail_alignment(const Tensor& tensor, const void* data);
+  [[noreturn]] static void fail_overlap(const Tensor& tensor);
+
+  int count_ = 0;
+  Tensor tensors_[5];  // out, Q, K, V and, where there is one, attn_mask
+};
 
 }  // namespace bsk

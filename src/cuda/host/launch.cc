@@ -24,7 +24,8 @@ uint32_t cluster_ctas(const LaunchShape& shape) {
   return shape.cluster[0] * shape.cluster[1] * shape.cluster[2];
 }
 
-// cuLaunchKernelEx answers all of these by the same CUDA_ERROR_INVALID_VALUE.
+// Asked after a launch that failed: cuLaunchKernelEx answers all of these by the same
+// CUDA_ERROR_INVALID_VALUE.
 void check_shape(const DeviceKernel& kernel, const LaunchShape& shape) {
   const auto refuse = [&](const std::string& rule) {
     throw Error(ErrorKind::kValue, rule + ". " + doing(kernel, shape));
@@ -51,13 +52,12 @@ void set_programmatic_dependent_launch(bool enabled) {
 
 void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShape& shape,
             const void* params) {
-  check_shape(kernel, shape);
-  const ScopedDevice scoped(cuda_device(device));
-  const DeviceKernel::Ready ready = kernel.get(device, shape.shared_bytes, cluster_ctas(shape));
+  const uint32_t ctas = cluster_ctas(shape);
+  const DeviceKernel::Ready ready = kernel.get(device, shape.shared_bytes, ctas);
 
-  api::LaunchAttribute attributes[2] = {};
+  api::LaunchAttribute attributes[2];
   unsigned int attribute_count = 0;
-  if (cluster_ctas(shape) > 1) {
+  if (ctas > 1) {
     api::LaunchAttribute& attribute = attributes[attribute_count++];
     attribute.id = api::kClusterDimension;
     attribute.value.cluster_dim = {shape.cluster[0], shape.cluster[1], shape.cluster[2]};
@@ -68,7 +68,7 @@ void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShap
     attribute.id = api::kProgrammaticStreamSerialization;
     attribute.value.programmatic_stream_serialization_allowed = 1;
   }
-  api::LaunchConfig config{};
+  api::LaunchConfig config;
   config.grid_x = shape.grid[0];
   config.grid_y = shape.grid[1];
   config.grid_z = shape.grid[2];
@@ -81,7 +81,10 @@ void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShap
   config.attribute_count = attribute_count;
   void* arguments[1] = {const_cast<void*>(params)};
   const api::Result result = driver().launch_kernel_ex(&config, ready.function, arguments, nullptr);
-  if (result != api::kSuccess) check(result, "cuLaunchKernelEx", doing(kernel, shape));
+  if (result != api::kSuccess) {
+    check_shape(kernel, shape);
+    fail_call(result, "cuLaunchKernelEx", doing(kernel, shape));
+  }
 
   if (!ready.debug_checks) return;
   api::CaptureStatus capture = api::kCaptureNone;

@@ -18,9 +18,10 @@ struct LaunchShape {
   bool programmatic_dependent_launch = false;
 };
 
-// Enqueues the kernel; `params` points at its one __grid_constant__ parameter. Allocates nothing
-// and waits for nothing (with EngineSettings::debug_checks it waits for the result, unless the
-// stream is being captured).
+// Enqueues the kernel on a stream of `device`, whose primary context must be current
+// (ScopedDevice); `params` points at its one __grid_constant__ parameter. Allocates nothing and
+// waits for nothing (with EngineSettings::debug_checks it waits for the result, unless the stream
+// is being captured).
 void launch(DeviceKernel& kernel, int32_t device, void* stream, const LaunchShape& shape,
             const void* params);
 

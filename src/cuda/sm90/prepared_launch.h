@@ -35,14 +35,19 @@ class PreparedKernel final : public PreparedLaunch {
  public:
   PreparedKernel(const AttentionProblem& problem, const Params& params, const TensorMapSpecs& specs,
                  cuda::DeviceKernel& kernel, const cuda::LaunchShape& shape)
-      : problem_(problem), params_(params), specs_(specs), kernel_(kernel), shape_(shape) {}
+      : problem_(problem),
+        params_(params),
+        specs_(specs),
+        device_(cuda::cuda_device(problem.q.device_index)),
+        kernel_(kernel),
+        shape_(shape) {}
 
   void launch(const AttentionBuffers& buffers) override {
-    // A thread that has used no CUDA yet has no context, which tensor maps need.
-    const cuda::ScopedDevice scoped(cuda::cuda_device(problem_.q.device_index));
+    // A thread that has used no CUDA yet has no context, which tensor maps need as launches do.
+    const cuda::ScopedDevice scoped(device_);
     set_addresses(problem_, buffers, params_);
     set_maps(buffers);
-    cuda::launch(kernel_, problem_.q.device_index, buffers.stream, shape_, params_);
+    cuda::launch(kernel_, device_.index, buffers.stream, shape_, params_);
   }
 
  private:
@@ -71,7 +76,8 @@ class PreparedKernel final : public PreparedLaunch {
   const AttentionProblem problem_;
   Params params_;
   const TensorMapSpecs specs_;
-  cuda::DeviceKernel& kernel_;  // lives as long as the process
+  const cuda::CudaDevice& device_;  // as the kernel, lives as long as the process
+  cuda::DeviceKernel& kernel_;
   const cuda::LaunchShape shape_;
   bool encoded_ = false;
 };

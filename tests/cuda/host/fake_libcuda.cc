@@ -196,6 +196,10 @@ BSK_FAKE(cuLaunchKernelEx,
            launch.stream = reinterpret_cast<uintptr_t>(config->hStream);
            const unsigned grid[3] = {config->gridDimX, config->gridDimY, config->gridDimZ};
            const unsigned block[3] = {config->blockDimX, config->blockDimY, config->blockDimZ};
+           const unsigned threads = block[0] * block[1] * block[2];
+           if (grid[0] * grid[1] * grid[2] == 0 || std::max(grid[1], grid[2]) > 65535 ||
+               threads < 1 || threads > 1024)
+             return CUDA_ERROR_INVALID_VALUE;
            std::copy(grid, grid + 3, launch.grid);
            std::copy(block, block + 3, launch.block);
            launch.shared_bytes = config->sharedMemBytes;
@@ -205,8 +209,12 @@ BSK_FAKE(cuLaunchKernelEx,
                launch.cluster[0] = attribute.value.clusterDim.x;
                launch.cluster[1] = attribute.value.clusterDim.y;
                launch.cluster[2] = attribute.value.clusterDim.z;
-               if (launch.cluster[0] * launch.cluster[1] * launch.cluster[2] > 8 &&
-                   !fake->kernel->large_clusters[device])
+               const unsigned ctas = launch.cluster[0] * launch.cluster[1] * launch.cluster[2];
+               if (ctas > 16) return CUDA_ERROR_INVALID_VALUE;
+               for (int d = 0; d < 3; ++d) {
+                 if (grid[d] % launch.cluster[d] != 0) return CUDA_ERROR_INVALID_VALUE;
+               }
+               if (ctas > 8 && !fake->kernel->large_clusters[device])
                  return CUDA_ERROR_INVALID_CLUSTER_SIZE;
              } else if (attribute.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
                launch.programmatic_dependent_launch =

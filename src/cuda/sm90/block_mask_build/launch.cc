@@ -106,11 +106,11 @@ struct Slot {
   std::atomic<uint64_t> failed_at{0};
 };
 
+// The device's context must be current.
 bool make_ready(Slot& slot, int32_t device, int64_t shared_bytes) {
   const uint64_t generation = cuda::engine_settings_generation();
   if (slot.failed_at.load(std::memory_order_relaxed) == generation) return false;
   try {
-    const cuda::ScopedDevice scoped(cuda::cuda_device(device));
     slot.kernel->get(device, shared_bytes);
     return true;
   } catch (const Error& error) {
@@ -197,6 +197,7 @@ Launch launch_of(const Output& out, const Source& source) {
 
 bool build(const Output& out, const Source& source, int32_t device, void* stream) {
   if (rows_of(out) == 0) return true;
+  const cuda::ScopedDevice scoped(cuda::cuda_device(device));
   return std::visit(
       [&](const auto& s) {
         using SourceType = std::remove_cvref_t<decltype(s)>;
@@ -255,6 +256,7 @@ bool pooled_scores(const PooledProductParams& params, int32_t device, void* stre
   static std::array<std::atomic<Slot*>, 4> slots;
   const Launch pool = pool_launch(params.pool), product = pooled_product_launch(params);
   if (product.shape.grid[0] == 0) return true;
+  const cuda::ScopedDevice scoped(cuda::cuda_device(device));
   Slot& pool_slot = slot_of(slots, 0, [&] { return pool.request; });
   Slot& product_slot = slot_of(slots, 1, [&] { return product.request; });
   if (!make_ready(pool_slot, device, pool.shape.shared_bytes) ||
