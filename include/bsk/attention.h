@@ -7,7 +7,9 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "bsk/block_mask.h"
@@ -34,13 +36,17 @@ struct TensorLayout {
   DeviceType device = DeviceType::kCpu;
   // Bytes that the data's address is a multiple of: 1, 2, 4, 8 or 16 (also where it is one of
   // more). GPU kernels need 16.
-  uint8_t address_alignment = 16;
+  uint16_t address_alignment = 16;
   int32_t device_index = 0;
   std::array<int64_t, 4> shape{};   // [batch, heads, rows, columns]
   std::array<int64_t, 4> stride{};  // in elements; 0 where a size-1 dimension is broadcast
 
-  bool operator==(const TensorLayout&) const = default;
+  // Every call compares five of these with those of an earlier one.
+  bool operator==(const TensorLayout& other) const {
+    return std::memcmp(this, &other, sizeof(*this)) == 0;
+  }
 };
+static_assert(std::has_unique_object_representations_v<TensorLayout>);
 
 // Everything about a call but the data. Scores are computed as
 //   s = scale * <q, k>; s = softcap * tanh(s / softcap) if softcap > 0; s += additive mask;
@@ -126,7 +132,7 @@ AttentionPlan plan(const AttentionProblem& problem, const DeviceProperties& devi
 std::string to_string(const AttentionPlan& plan);
 
 // The data starts at an address of this alignment: what TensorLayout::address_alignment is to say.
-uint8_t address_alignment(const void* data);
+uint16_t address_alignment(const void* data);
 
 // Validates, plans and launches; what it prepared for a problem it keeps, so that the next call
 // with an equal one only launches. On a CPU it returns when the result is there; on a GPU it only

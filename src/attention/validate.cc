@@ -217,9 +217,9 @@ void check_out(const AttentionProblem& p) {
 
 }  // namespace
 
-uint8_t address_alignment(const void* data) {
+uint16_t address_alignment(const void* data) {
   const auto address = reinterpret_cast<uintptr_t>(data) | 16;
-  return static_cast<uint8_t>(address & (~address + 1));  // the lowest bit that is set
+  return static_cast<uint16_t>(address & (~address + 1));  // the lowest bit that is set
 }
 
 void validate_problem(const AttentionProblem& problem) {
