@@ -4,7 +4,6 @@
 #include <tuple>
 
 #include "bsk/error.h"
-#include "src/cuda/host/driver.h"
 #include "src/cuda/host/engine.h"
 
 namespace bsk::cuda {

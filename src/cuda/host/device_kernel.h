@@ -7,7 +7,7 @@
 #include <mutex>
 #include <vector>
 
-#include "src/cuda/host/cuda_api.h"
+#include "src/cuda/host/driver.h"
 #include "src/cuda/host/kernel_library.h"
 
 namespace bsk::cuda {
@@ -42,7 +42,6 @@ class DeviceKernel {
   void allow_shared(Loaded& loaded, int32_t device, int64_t shared_bytes);
   void allow_large_clusters(Loaded& loaded, int32_t device);
 
-  static constexpr int kMaxDevices = 64;
   const KernelRequest request_;
   std::mutex mutex_;
   std::atomic<Loaded*> loaded_[kMaxDevices] = {};

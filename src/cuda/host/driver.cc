@@ -17,7 +17,6 @@ namespace {
 
 // The interface version asked of cuGetProcAddress, and the oldest driver that has all of it.
 constexpr int kCudaVersion = 12000;
-constexpr int kMaxDevices = 64;
 
 struct Driver {
   api::Functions functions;

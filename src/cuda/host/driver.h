@@ -34,6 +34,8 @@ inline void check(api::Result result, const char* call, std::string_view doing) 
   if (result != api::kSuccess) fail_call(result, call, doing);
 }
 
+constexpr int32_t kMaxDevices = 64;  // of one process
+
 struct CudaDevice {
   int32_t index = 0;  // among the devices of this process
   api::Device handle = 0;

@@ -20,17 +20,6 @@ int driver_data_type(DataType dtype) {
   return -1;
 }
 
-int64_t element_bytes(DataType dtype) {
-  switch (dtype) {
-    case DataType::kBool: return 1;
-    case DataType::kFloat16: return 2;
-    case DataType::kBFloat16: return 2;
-    case DataType::kFloat32: return 4;
-    case DataType::kFloat64: return 8;
-  }
-  return 0;
-}
-
 // Bytes of one row of the swizzle pattern; 0 = no limit on the box.
 int64_t swizzle_bytes(Swizzle swizzle) {
   switch (swizzle) {
@@ -48,7 +37,7 @@ constexpr int64_t kMaxStrideBytes = int64_t{1} << 40;
 // Byte strides of dimensions 1 to rank - 1. A dimension of size 1 is never stepped over, so its
 // stride becomes the extent of the dimension below it, rounded up to what the hardware accepts.
 std::array<int64_t, 4> stride_bytes(const TensorMapSpec& spec) {
-  const int64_t element = element_bytes(spec.dtype);
+  const int64_t element = bytes_per_element(spec.dtype);
   std::array<int64_t, 4> bytes{};
   int64_t below = spec.dims[0] * element;
   for (int32_t i = 1; i < spec.rank; ++i) {
@@ -79,7 +68,7 @@ std::string tensor_map_problem(const TensorMapSpec& spec, const void* address) {
     return problem("its address must be a multiple of 16 bytes; got one that is " +
                    std::to_string(reinterpret_cast<uintptr_t>(address) % 16) + " past");
   }
-  const int64_t element = element_bytes(spec.dtype);
+  const int64_t element = bytes_per_element(spec.dtype);
   for (int32_t i = 0; i < spec.rank; ++i) {
     const auto d = static_cast<size_t>(i);
     const std::string dimension = "dimension " + std::to_string(i);
