@@ -20,10 +20,13 @@ using Library = struct LibraryTag*;
 using KernelHandle = struct KernelTag*;  // CUkernel: a function of a library, of no context yet
 
 constexpr Result kSuccess = 0;
-constexpr Result kErrorInvalidValue = 1;
 constexpr Result kErrorNotInitialized = 3;
 constexpr Result kErrorNoDevice = 100;
+constexpr Result kErrorInvalidImage = 200;
 constexpr Result kErrorNoBinaryForGpu = 209;
+constexpr Result kErrorInvalidPtx = 218;
+constexpr Result kErrorUnsupportedPtxVersion = 222;
+constexpr Result kErrorInvalidSource = 300;
 
 enum DeviceAttribute : int {
   kMultiprocessorCount = 16,
@@ -34,8 +37,6 @@ enum DeviceAttribute : int {
 };
 
 enum FunctionAttribute : int {
-  kLocalSizeBytes = 3,
-  kRegisters = 4,
   kMaxDynamicSharedSizeBytes = 8,
   kNonPortableClusterSizeAllowed = 14,
 };
@@ -103,13 +104,10 @@ using GetProcAddress = Result (*)(const char* symbol, void** function, int cuda_
     (Library * library, const void* code, int* jit_options, void** jit_option_values,          \
      unsigned int jit_option_count, int* library_options, void** library_option_values,        \
      unsigned int library_option_count))                                                       \
-  X(library_unload, "cuLibraryUnload", (Library library))                                      \
   X(library_get_kernel, "cuLibraryGetKernel",                                                  \
     (KernelHandle * kernel, Library library, const char* name))                                \
   X(kernel_set_attribute, "cuKernelSetAttribute",                                              \
     (FunctionAttribute attribute, int value, KernelHandle kernel, Device device))              \
-  X(kernel_get_attribute, "cuKernelGetAttribute",                                              \
-    (int* value, FunctionAttribute attribute, KernelHandle kernel, Device device))             \
   X(kernel_get_function, "cuKernelGetFunction", (Function * function, KernelHandle kernel))    \
   X(launch_kernel_ex, "cuLaunchKernelEx",                                                      \
     (const LaunchConfig* config, Function function, void** parameters, void** extra))          \

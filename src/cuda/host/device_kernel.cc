@@ -20,6 +20,14 @@ struct DeviceKernel::Loaded {
 
 namespace {
 
+// Whether the machine code itself does not suit the driver or the GPU. Another failure, a lack of
+// memory or what an earlier kernel did, would meet any other code as well.
+bool is_of_the_code(api::Result result) {
+  return result == api::kErrorInvalidImage || result == api::kErrorNoBinaryForGpu ||
+         result == api::kErrorInvalidPtx || result == api::kErrorUnsupportedPtxVersion ||
+         result == api::kErrorInvalidSource;
+}
+
 api::Result load_library(const KernelCode& code, api::Library* library) {
   return driver().library_load_data(library, code.cubin.data(), nullptr, nullptr, 0, nullptr,
                                     nullptr, 0);
@@ -31,10 +39,6 @@ DeviceKernel::DeviceKernel(KernelRequest request) : request_(std::move(request))
 DeviceKernel::~DeviceKernel() = default;
 
 DeviceKernel::Ready DeviceKernel::get(int32_t device, int64_t shared_bytes, uint32_t cluster_ctas) {
-  if (device < 0 || device >= kMaxDevices) {
-    fail(ErrorKind::kValue, "device", "must be a GPU of this process, 0 to 63",
-         std::to_string(device), "Check CUDA_VISIBLE_DEVICES.");
-  }
   Loaded* loaded = loaded_[device].load(std::memory_order_acquire);
   if (loaded == nullptr ||
       loaded->generation.load(std::memory_order_acquire) != engine_settings_generation()) {
@@ -75,7 +79,7 @@ DeviceKernel::Loaded& DeviceKernel::load(int32_t device) {
   }
   if (loaded->library == nullptr) {
     const api::Result result = load_library(*code, &loaded->library);
-    if (result != api::kSuccess && code->origin != KernelOrigin::kCompiled) {
+    if (is_of_the_code(result) && code->origin != KernelOrigin::kCompiled) {
       // Stored machine code that this driver cannot load, made by a newer compiler say: what the
       // compiler beside this driver makes may do.
       add_engine_notice("The stored machine code of " + request_.name +

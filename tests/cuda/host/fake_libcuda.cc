@@ -152,7 +152,6 @@ BSK_FAKE_UNSAFE(cuLibraryLoadData,
                   *library = reinterpret_cast<CUlibrary>(fake.get());
                   g_libraries.push_back(std::move(fake));
                 })
-BSK_FAKE(cuLibraryUnload, (CUlibrary), {})
 BSK_FAKE(cuLibraryGetKernel, (CUkernel * kernel, CUlibrary library, const char* name), {
   g_kernels.push_back(std::make_unique<FakeKernel>());
   g_kernels.back()->library = reinterpret_cast<FakeLibrary*>(library);
@@ -170,7 +169,6 @@ BSK_FAKE_UNSAFE(cuKernelSetAttribute,
                     return CUDA_ERROR_INVALID_VALUE;
                   reinterpret_cast<FakeKernel*>(kernel)->allowed_shared_bytes[device] = value;
                 })
-BSK_FAKE(cuKernelGetAttribute, (int*, CUfunction_attribute, CUkernel, CUdevice), {})
 BSK_FAKE_UNSAFE(cuKernelGetFunction, (CUfunction * function, CUkernel kernel), {
   if (t_contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
   g_functions.push_back(std::make_unique<FakeFunction>());
@@ -284,10 +282,8 @@ const Symbol kSymbols[] = {
     BSK_SYMBOL(cuStreamSynchronize),
     BSK_SYMBOL(cuThreadExchangeStreamCaptureMode),
     BSK_SYMBOL(cuLibraryLoadData),
-    BSK_SYMBOL(cuLibraryUnload),
     BSK_SYMBOL(cuLibraryGetKernel),
     BSK_SYMBOL(cuKernelSetAttribute),
-    BSK_SYMBOL(cuKernelGetAttribute),
     BSK_SYMBOL(cuKernelGetFunction),
     BSK_SYMBOL(cuLaunchKernelEx),
     BSK_SYMBOL(cuTensorMapEncodeTiled),

@@ -199,7 +199,6 @@ TEST_F(LaunchTest, errors_name_kernel_and_shape) {
 TEST_F(LaunchTest, a_failed_loading_is_tried_again) {
   for (const char* symbol : {"cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelGetFunction"}) {
     DeviceKernel kernel(shared_request());
-    // A stored cubin that does not load is compiled anew, so loading must fail for that one too.
     fake().failures[symbol] = 2;
     const std::string message =
         error_of(ErrorKind::kRuntime, [&] { launch(kernel, 0, stream_, shape_, params("x")); });
@@ -258,6 +257,18 @@ TEST_F(LaunchTest, stored_code_that_does_not_load_is_compiled_anew) {
   const std::vector<std::string> notices = take_engine_notices();
   ASSERT_EQ(notices.size(), 1u);
   EXPECT_NE(notices[0].find("does not load with this driver"), std::string::npos);
+
+  // What an earlier kernel did, or a lack of memory, is not the stored code's fault.
+  for (const int sticky : {2, 700}) {
+    DeviceKernel another(vehicle_request(464));
+    embed_kernel(another.request(), package.path() + "/cubins");
+    fake().failures_once["cuLibraryLoadData"] = sticky;
+    EXPECT_NE(
+        error_of(ErrorKind::kRuntime, [&] { launch(another, 0, stream_, shape_, params("x")); })
+            .find("cuLibraryLoadData"),
+        std::string::npos);
+    EXPECT_TRUE(take_engine_notices().empty());
+  }
 }
 
 TEST_F(LaunchTest, the_table_keeps_one_kernel_per_request) {
