@@ -75,8 +75,6 @@ TEST(ChooseKernel, GivesEveryKernelsReasons) {
   }
 }
 
-// The Hopper kernels have been compiled and emulated, but never run on a GPU: no call takes them
-// unasked.
 TEST(ChooseKernel, TakesHopperKernelsByTheirReasonsOrByName) {
   const auto on_gpu = [](int64_t batch, int64_t heads, int64_t q_len, int64_t kv_len) {
     AttentionProblem problem =
@@ -92,6 +90,16 @@ TEST(ChooseKernel, TakesHopperKernelsByTheirReasonsOrByName) {
   EXPECT_EQ(chosen(on_gpu(64, 8, 512, 512)), "sm90_attention_forward");  // the same chains
   EXPECT_EQ(chosen(on_gpu(1, 8, 1, 8192)), "sm90_attention_forward_split");
   EXPECT_EQ(chosen(on_gpu(1, 16, 4096, 4096)), "sm90_attention_forward");
+}
+
+// Tiles are counted in 32 bits on a GPU.
+TEST(ChooseKernel, HopperKernelsRefuseMoreTilesThanTheyCount) {
+  AttentionProblem problem =
+      dense_problem(DataType::kFloat16, int64_t{1} << 16, int64_t{1} << 15, 1, 1, 64, 64, 64);
+  problem.q.device = problem.k.device = problem.v.device = problem.out.device = DeviceType::kCuda;
+  EXPECT_NE(unsupported_message(problem, gpu(90)).find("fewer than 2^31 tiles"), std::string::npos);
+  problem.q.shape[0] = problem.k.shape[0] = problem.v.shape[0] = problem.out.shape[0] = 65535;
+  EXPECT_NO_THROW(choose_kernel(problem, gpu(90)));
 }
 
 // A plan is made for any valid problem, and covers every query row exactly once.

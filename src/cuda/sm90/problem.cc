@@ -37,6 +37,9 @@ std::vector<std::string> common_reasons(const AttentionProblem& problem,
   }
   need(problem.q_len() < kLengthLimit && problem.kv_len() < kLengthLimit,
        "needs lengths below 2^29");
+  const int64_t tiles = std::max<int64_t>((problem.q_len() + 63) / 64, 1);  // the smallest tiles
+  need(problem.batch() * problem.q_heads() <= INT32_MAX / tiles,
+       "needs fewer than 2^31 tiles of 64 query rows");
   const struct {
     const char* name;
     const TensorLayout& tensor;
