@@ -26,8 +26,9 @@ class Config:
     """Options of the library. `None` leaves an option to the environment, then to its default.
 
     Attributes:
-        cuda_arch: GPU architecture to compile kernels for: `'90a'` (Hopper) or `'100a'` (Blackwell);
-            default: what the device is. `BSK_CUDA_ARCH`.
+        cuda_arch: GPU architecture that `bsk compile` compiles for: `'90a'` (Hopper) or `'100a'`
+            (Blackwell); default: every one. A call's kernel is always for the device that it runs
+            on. `BSK_CUDA_ARCH`.
         debug_mode: before each call on the CPU, check what block lists hold (every index in range,
             ascending, in one list only) and raise; without it entries out of range are skipped.
             Kernels compiled for a GPU get device-side checks. Default False. `BSK_DEBUG`.

@@ -94,10 +94,10 @@ std::string checked(const Option& option, const std::string& value, const std::s
        "Report this as a bug.");
 }
 
+// `cuda_arch` is for those who compile ahead of calls (`bsk compile`).
 Settings from_resolved(const std::vector<ResolvedOption>& resolved) {
   Settings settings;
   for (const ResolvedOption& option : resolved) {
-    if (option.name == "cuda_arch") settings.cuda_arch = option.value;
     if (option.name == "debug_mode") settings.debug_mode = option.value == "1";
     if (option.name == "enable_profiling") settings.enable_profiling = option.value == "1";
     if (option.name == "build_dir") settings.build_dir = option.value;

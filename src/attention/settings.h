@@ -10,7 +10,6 @@
 namespace bsk {
 
 struct Settings {
-  std::string cuda_arch;    // BSK_CUDA_ARCH: "90a", "100a"; "" = what the device says
   bool debug_mode = false;  // BSK_DEBUG: check block lists' contents, synchronous device errors
   bool enable_profiling =
       false;              // BSK_PROFILE: a named profiler range per call, line info in kernels

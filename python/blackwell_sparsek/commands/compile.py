@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from blackwell_sparsek import _C
+from blackwell_sparsek.core import get_default_config
 
 DEFAULT_JOBS = min(8, os.cpu_count() or 1)
 
@@ -30,7 +31,9 @@ def documented_kernels(pattern: str = "*", arch: str | None = None) -> list[Kern
 
 def compile_command(
     pattern: Annotated[str, typer.Argument(help="Kernels whose name matches, '*' = all.")] = "*",
-    arch: Annotated[str | None, typer.Option(help="'90a' or '100a'; default: every one.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="'90a' or '100a'; default: Config's, else every one.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Kernels compiled at once.")] = DEFAULT_JOBS,
     list_only: Annotated[bool, typer.Option("--list", help="Only name them.")] = False,
 ) -> None:
@@ -40,6 +43,7 @@ def compile_command(
     again. Ends with 1 where a kernel did not compile, with 2 where no kernel matches.
     """
     console = Console()
+    arch = arch or get_default_config().cuda_arch
     kernels = documented_kernels(pattern, arch)
     if not kernels:
         console.print(
