@@ -10,6 +10,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import threading
 from typing import Any
 
 import torch
@@ -95,25 +96,28 @@ def set_default_config(config: Config) -> None:
             "Build one with blackwell_sparsek.core.Config(...)."
         )
     global config_in_force
-    _C.set_settings(_as_text(config))
-    config_in_force = None
+    with _lock:
+        _C.set_settings(_as_text(config))
+        config_in_force = None
 
 
 config_in_force: Config | None = None  # as `get_default_config` last made it
+_lock = threading.Lock()  # held to change it: it must be what the native side has
 
 
 def get_default_config() -> Config:
     """The configuration in force, every option with its effective value (`None`: chosen per call)."""
     global config_in_force
-    if config_in_force is None:
-        values: dict[str, Any] = {}
-        for name, _, value, _ in _C.options_in_force():
-            if name in ("debug_mode", "enable_profiling"):
-                values[name] = value == "1"
-            else:
-                values[name] = value or None
-        config_in_force = Config(**values)
-    return config_in_force
+    with _lock:
+        if config_in_force is None:
+            values: dict[str, Any] = {}
+            for name, _, value, _ in _C.options_in_force():
+                if name in ("debug_mode", "enable_profiling"):
+                    values[name] = value == "1"
+                else:
+                    values[name] = value or None
+            config_in_force = Config(**values)
+        return config_in_force
 
 
 def get_build_info() -> dict[str, Any]:

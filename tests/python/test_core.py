@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import blackwell_sparsek
-from blackwell_sparsek import BlockMask, UnsupportedError, attention_forward
+from blackwell_sparsek import _C, BlockMask, UnsupportedError, attention_forward
 from blackwell_sparsek.attention import plan
 from blackwell_sparsek.core import Config, get_build_info, get_default_config, set_default_config
 from blackwell_sparsek.fallback import FallbackWarning
@@ -43,6 +44,26 @@ def test_the_guides_configuration() -> None:
     set_default_config(Config(cuda_arch="90a", debug_mode=False))
     assert get_default_config().cuda_arch == "90a"
     assert get_build_info()["compute_arch"] == "90a"
+
+
+def test_a_change_while_the_configuration_is_read_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = _C.options_in_force
+    other = threading.Thread(target=set_default_config, args=(Config(fallback="sdpa"),))
+
+    def slowly() -> object:
+        values = options()
+        other.start()
+        other.join(0.1)  # has to wait until this is done
+        return values
+
+    monkeypatch.setattr(_C, "options_in_force", slowly)
+    set_default_config(Config())
+    assert get_default_config().fallback == "error"
+    other.join()
+    monkeypatch.undo()
+    assert get_default_config().fallback == "sdpa"
 
 
 def test_environment_and_explicit_values() -> None:
