@@ -49,7 +49,8 @@ class Builtin {
   PyObject* self_ = nullptr;  // borrowed from it
 };
 
-PyObject* plain_types = nullptr;  // owned, as all of these; guarded by the GIL
+// All of these are owned, and guarded by the GIL.
+std::vector<PyObject*>* plain_types = nullptr;
 std::vector<Builtin>* acting_flags = nullptr;
 PyObject* forward_ad_names = nullptr;
 PyObject* current_level_name = nullptr;
@@ -108,7 +109,10 @@ bool set_gate(const GateSources& sources) {
   grad_enabled_flag.set(sources.grad_enabled);
   is_negated_test.set(sources.is_negated);
   increment_version.set(sources.increment_version);
-  plain_types = Py_NewRef(sources.types);
+  plain_types = new std::vector<PyObject*>;
+  for (Py_ssize_t i = 0; i < PyTuple_Size(sources.types); ++i) {
+    plain_types->push_back(Py_NewRef(PyTuple_GetItem(sources.types, i)));
+  }
   return true;
 }
 
@@ -146,16 +150,16 @@ bool count_change(PyObject* tensor) {
 }
 
 bool is_plain_type(PyTypeObject* type) {
-  const Py_ssize_t count = plain_types == nullptr ? 0 : PyTuple_Size(plain_types);
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    if (PyTuple_GetItem(plain_types, i) == reinterpret_cast<PyObject*>(type)) return true;
+  if (plain_types == nullptr) return false;
+  for (PyObject* plain : *plain_types) {
+    if (plain == reinterpret_cast<PyObject*>(type)) return true;
   }
   return false;
 }
 
 PyTypeObject* plain_type() {
   if (plain_types == nullptr) return nullptr;
-  return reinterpret_cast<PyTypeObject*>(PyTuple_GetItem(plain_types, 0));
+  return reinterpret_cast<PyTypeObject*>(plain_types->front());
 }
 
 }  // namespace bsk::python
