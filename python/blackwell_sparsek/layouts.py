@@ -101,7 +101,7 @@ def attention_packed(
     rules: dict[str, Any] = {"is_causal": is_causal, "window": window, "softcap": softcap}
     rules["return_lse"] = return_lse
     on_host = Q.device.type == "cpu" and not torch.compiler.is_compiling()
-    if _same(cu_seqlens_q, cu_seqlens_k) and seqused_k is None and not on_host:
+    if same_offsets(cu_seqlens_q, cu_seqlens_k) and seqused_k is None and not on_host:
         documents = BlockMask.document(
             cu_seqlens=cu_seqlens_q, q_len=Q.shape[0], max_document_len=max(max_seqlen_q, 1)
         )
@@ -201,8 +201,8 @@ def _ascending(name: str, offsets: Tensor, tokens: int) -> list[int]:
     return values
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """The same tensor, known without reading it."""
+def same_offsets(a: Tensor, b: Tensor) -> bool:
+    """Whether both are the same offsets, as far as can be told without reading them."""
     if a is b:
         return True
     if torch.compiler.is_compiling() or a.device != b.device or a.device.type != "cuda":

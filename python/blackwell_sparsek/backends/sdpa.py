@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from blackwell_sparsek import _C
-from blackwell_sparsek.layouts import attention_bshd, attention_packed
+from blackwell_sparsek.layouts import attention_bshd, attention_packed, same_offsets
 
 __all__ = ["NAME", "register_sdpa"]
 
@@ -238,12 +238,12 @@ def _flash_reason(key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> st
         if kwargs.get("seqused_k") is not None:
             return "seqused_k without packed sequences"
         return None
-    same = cum_seq_k is not None and (
-        cum_seq_q is cum_seq_k or cum_seq_q.data_ptr() == cum_seq_k.data_ptr()
-    )
+    if cum_seq_k is None:
+        return "keys without offsets"
+    same = same_offsets(cum_seq_q, cum_seq_k)
     if key != "CPU" and (not same or kwargs.get("seqused_k") is not None):
         return "packed sequences of unequal lengths, whose offsets would be read on the host"
-    return "keys without offsets" if cum_seq_k is None else None
+    return None
 
 
 def _flash_compute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -302,3 +302,14 @@ def test_cuda_packed_routes() -> None:
     ):
         assert kernel(None, q, k, v, *case["args"], **case.get("kwargs", {})) == "previous"
     assert len(previous.calls) == 5
+
+
+def test_offsets_that_share_their_memory_are_not_for_that_the_same() -> None:
+    """On a GPU other offsets would be read on the host, which the call is not for."""
+    offsets = torch.tensor([0, 2, 5, 9], dtype=torch.int32)
+    q = torch.randn(9, 2, 16)
+    reasons = [
+        sdpa._flash_reason("CUDA", (q, q, q, offsets, other, 4, 4, 0.0, False, False), {})
+        for other in (offsets, offsets[:3])
+    ]
+    assert reasons[0] is None and "unequal lengths" in str(reasons[1])
