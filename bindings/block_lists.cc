@@ -7,12 +7,6 @@ namespace {
 
 constexpr char kCapsuleName[] = "blackwell_sparsek.PreparedBlockMask";
 
-int64_t integer(PyObject* object) {
-  const long long value = PyLong_AsLongLong(object);
-  if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
-  return value;
-}
-
 void delete_prepared(PyObject* capsule) {
   delete static_cast<PreparedBlockMask*>(PyCapsule_GetPointer(capsule, kCapsuleName));
 }
@@ -115,17 +109,16 @@ PyObject* prepare_block_mask(PyObject* tuple, PyObject* q_len, PyObject* kv_len,
   return capsule;
 }
 
-const PreparedBlockMask& prepared_block_mask(PyObject* block_mask) {
+const PreparedBlockMask& prepared_block_mask(PyObject* block_mask, PyObject*& owner) {
   static PyObject* const attribute = PyUnicode_InternFromString("_prepared");
-  PyObject* capsule = PyObject_GetAttr(block_mask, attribute);
-  if (capsule == Py_None) {
-    Py_DECREF(capsule);
-    capsule = PyObject_CallMethod(block_mask, "_prepare", nullptr);
+  owner = PyObject_GetAttr(block_mask, attribute);
+  if (owner == Py_None) {
+    Py_DECREF(owner);
+    owner = PyObject_CallMethod(block_mask, "_prepare", nullptr);
   }
-  if (capsule == nullptr) throw PythonError{};
+  if (owner == nullptr) throw PythonError{};
   auto* const prepared =
-      static_cast<const PreparedBlockMask*>(PyCapsule_GetPointer(capsule, kCapsuleName));
-  Py_DECREF(capsule);  // the mask, which the caller holds, keeps it
+      static_cast<const PreparedBlockMask*>(PyCapsule_GetPointer(owner, kCapsuleName));
   if (prepared == nullptr) throw PythonError{};
   return *prepared;
 }

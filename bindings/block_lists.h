@@ -41,7 +41,8 @@ PyObject* prepare_block_mask(PyObject* tuple, PyObject* q_len, PyObject* kv_len,
                              PyObject* kv_blocks);
 
 // What a mask has prepared, preparing it now if it has not; throws PythonError where the object is
-// no BlockMask. Borrowed from the mask.
-const PreparedBlockMask& prepared_block_mask(PyObject* block_mask);
+// no BlockMask. `owner` becomes a new reference to what keeps it: the mask lets go of it when one
+// of its lists is assigned.
+const PreparedBlockMask& prepared_block_mask(PyObject* block_mask, PyObject*& owner);
 
 }  // namespace bsk::python

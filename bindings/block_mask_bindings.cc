@@ -29,18 +29,15 @@ enum Argument : Py_ssize_t {
   kArguments
 };
 
-int64_t integer(PyObject* object) {
-  const long long value = PyLong_AsLongLong(object);
-  if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
-  return value;
+int32_t narrow(int64_t value) {
+  if (value < INT32_MIN || value > INT32_MAX) throw Error(ErrorKind::kUnsupported, "too large");
+  return static_cast<int32_t>(value);
 }
 
 int32_t tuple_integer(PyObject* tuple, Py_ssize_t i) {
   PyObject* item = PyTuple_GetItem(tuple, i);
   if (item == nullptr) throw PythonError{};
-  const int64_t value = integer(item);
-  if (value < INT32_MIN || value > INT32_MAX) throw Error(ErrorKind::kUnsupported, "too large");
-  return static_cast<int32_t>(value);
+  return narrow(integer(item));
 }
 
 builder::Type type_of(const DLDataType& dtype) {
@@ -93,7 +90,7 @@ class Inputs {
   }
 
   int32_t size(int i, int32_t dimension) const {
-    return static_cast<int32_t>(arguments_[i].tensor().shape[dimension]);
+    return narrow(arguments_[i].tensor().shape[dimension]);
   }
 
  private:

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "bindings/engine_bindings.h"
+#include "bindings/gate.h"
 #include "bindings/guarded.h"
 #include "src/attention/settings.h"
 
@@ -13,6 +14,7 @@ namespace {
 
 PyObject* threads_source = nullptr;
 PyObject* device_source = nullptr;
+PyObject* stream_source = nullptr;
 
 double real_number(PyObject* object, const char* name, const char* remedy) {
   // Tensors have __float__ too, but reading one would wait for its device.
@@ -36,12 +38,6 @@ double real_number(PyObject* object, const char* name, const char* remedy) {
   return value;
 }
 
-int64_t integer(PyObject* object) {
-  const long long value = PyLong_AsLongLong(object);
-  if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
-  return value;
-}
-
 const DeviceProperties& cuda_properties(int32_t index) {
   static auto* known = new std::map<int32_t, DeviceProperties>;  // guarded by the GIL
   const auto found = known->find(index);
@@ -49,7 +45,7 @@ const DeviceProperties& cuda_properties(int32_t index) {
   DeviceProperties device;
   device.type = DeviceType::kCuda;
   device.name = "cuda:" + std::to_string(index);
-  if (device_source != nullptr && device_source != Py_None) {
+  if (device_source != nullptr) {
     PyObject* answer = PyObject_CallFunction(device_source, "i", index);
     if (answer == nullptr) throw PythonError{};
     const char* name = nullptr;
@@ -64,12 +60,24 @@ const DeviceProperties& cuda_properties(int32_t index) {
   return known->emplace(index, device).first->second;
 }
 
+// torch's stream where its DLPack does not tell it (before 2.11); the default stream of others.
+void* framework_stream(PyTypeObject* type, int32_t index) {
+  if (stream_source == nullptr || !is_plain_type(type)) return nullptr;
+  PyObject* answer = PyObject_CallFunction(stream_source, "i", index);
+  if (answer == nullptr) throw PythonError{};
+  void* const stream = PyLong_AsVoidPtr(answer);
+  Py_DECREF(answer);
+  if (stream == nullptr && PyErr_Occurred() != nullptr) throw PythonError{};
+  return stream;
+}
+
 int32_t framework_threads() {
-  if (threads_source == nullptr || threads_source == Py_None) return 0;
+  if (threads_source == nullptr) return 0;
   PyObject* answer = PyObject_CallFunction(threads_source, nullptr);
   if (answer == nullptr) throw PythonError{};
-  const int64_t threads = integer(answer);
+  const long threads = PyLong_AsLong(answer);
   Py_DECREF(answer);
+  if (threads == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
   return static_cast<int32_t>(threads);
 }
 
@@ -99,18 +107,26 @@ bool lay_out_result(AttentionProblem& problem) {
   return reordered;
 }
 
+void check_writable(const TensorArgument& argument) {
+  if (!argument.read_only()) return;
+  fail(ErrorKind::kValue, argument.name(), "must be writable", "a read-only tensor",
+       "Pass a copy of it, or leave it out to have it allocated.");
+}
+
 }  // namespace
 
-void set_sources(PyObject* threads, PyObject* device) {
-  Py_XINCREF(threads);
-  Py_XINCREF(device);
-  Py_XDECREF(threads_source);
-  Py_XDECREF(device_source);
-  threads_source = threads;
-  device_source = device;
+void set_sources(PyObject* threads, PyObject* device, PyObject* stream) {
+  const auto set = [](PyObject*& source, PyObject* callable) {
+    PyObject* const old = std::exchange(source, Py_NewRef(callable));
+    Py_XDECREF(old);
+  };
+  set(threads_source, threads);
+  set(device_source, device);
+  set(stream_source, stream);
 }
 
 Call::~Call() {
+  Py_XDECREF(block_lists_);
   Py_XDECREF(out_object_);
   Py_XDECREF(lse_object_);
 }
@@ -123,25 +139,28 @@ void Call::read(PyObject* const* args, Py_ssize_t count) {
   }
   read_tensors(args[0], args[1], args[2]);
   read_scale(args[3]);
-  problem_.causal = static_cast<Causal>(integer(args[4]));
+  const int64_t causal = integer(args[4]);
+  if (causal < 0 || causal > 2) {
+    fail(ErrorKind::kValue, "causal", "must be 0 (none), 1 (upper_left) or 2 (lower_right)",
+         std::to_string(causal), "Pass one of these.");
+  }
+  problem_.causal = static_cast<Causal>(causal);
   problem_.window_left = integer(args[5]);
   problem_.window_right = integer(args[6]);
   problem_.softcap = real_number(args[7], "softcap", "Pass None for no cap.");
   if (args[8] != Py_None) read_mask(args[8]);
   if (args[9] != Py_None) take_block_lists(read_block_lists(args[9]));
-  problem_.return_lse = PyObject_IsTrue(args[10]) == 1;
+  problem_.return_lse = truth(args[10]);
   if (args[11] != Py_None) read_out(args[11]);
   if (count > 12 && args[12] != Py_None) read_lse(args[12]);
   if (count > 13 && args[13] != Py_None) {
-    const char* name = PyUnicode_AsUTF8AndSize(args[13], nullptr);
-    if (name == nullptr) throw PythonError{};
-    forced_kernel_ = name;
+    forced_kernel_ = text_of(args[13]);
   } else {
     forced_kernel_ = settings()->kernel;
   }
 }
 
-bool Call::read_eager(PyObject* const* args) {
+bool Call::read_eager(PyObject* const* args, const std::string& forced_kernel) {
   PyObject *is_causal = args[4], *mask = args[5], *window = args[6], *softcap = args[7],
            *block_mask = args[8], *return_lse = args[9], *out = args[10];
   if (is_causal == Py_False) {
@@ -163,9 +182,6 @@ bool Call::read_eager(PyObject* const* args) {
       if (!PyLong_CheckExact(side)) return false;
       (i == 0 ? problem_.window_left : problem_.window_right) = integer(side);
     }
-    // The sums of positions and window sides have to stay in range.
-    constexpr int64_t kLongest = int64_t{1} << 40;
-    if (problem_.window_left > kLongest || problem_.window_right > kLongest) return false;
   }
   read_tensors(args[0], args[1], args[2]);
   read_scale(args[3]);
@@ -173,12 +189,12 @@ bool Call::read_eager(PyObject* const* args) {
     problem_.softcap = real_number(softcap, "softcap", "Pass None for no cap.");
   if (mask != Py_None) read_mask(mask);
   if (block_mask != Py_None) {
-    const PreparedBlockMask& prepared = prepared_block_mask(block_mask);
+    const PreparedBlockMask& prepared = prepared_block_mask(block_mask, block_lists_);
     if (!prepared.fits(problem_.q_len(), problem_.kv_len())) return false;
     take_block_lists(prepared.lists());
   }
   if (out != Py_None) read_out(out);
-  forced_kernel_ = settings()->kernel;
+  forced_kernel_ = forced_kernel;
   return true;
 }
 
@@ -193,9 +209,9 @@ void Call::read_tensors(PyObject* q, PyObject* k, PyObject* v) {
   buffers_.q = q_.data();
   buffers_.k = k_.data();
   buffers_.v = v_.data();
-  if (problem_.q.device == DeviceType::kCuda) {
-    // Where the library does not tell, the default stream.
-    current_stream(Py_TYPE(q), q_.tensor().device, &buffers_.stream);
+  if (problem_.q.device == DeviceType::kCuda &&
+      !current_stream(Py_TYPE(q), q_.tensor().device, &buffers_.stream)) {
+    buffers_.stream = framework_stream(Py_TYPE(q), problem_.q.device_index);
   }
 }
 
@@ -210,6 +226,7 @@ void Call::read_out(PyObject* out) {
   Py_INCREF(out);
   out_object_ = out;
   out_.read(out, "out");
+  check_writable(out_);
   problem_.out = layout_of(out_, false);
   buffers_.out = out_.data();
 }
@@ -236,6 +253,7 @@ void Call::take_block_lists(const BlockLists& lists) {
 
 void Call::read_lse(PyObject* lse) {
   lse_.read(lse, "lse");
+  check_writable(lse_);
   contiguous_data(lse_, kDLFloat, 32, 3);
   const int64_t* shape = lse_.tensor().shape;
   if (shape[0] != problem_.batch() || shape[1] != problem_.q_heads() ||
@@ -246,6 +264,10 @@ void Call::read_lse(PyObject* lse) {
   Py_INCREF(lse);
   lse_object_ = lse;
   buffers_.lse = static_cast<float*>(lse_.data());
+}
+
+void Call::lay_out() {
+  if (out_object_ == nullptr) lay_out_result(problem_);
 }
 
 void Call::allocate() {
@@ -278,10 +300,10 @@ void Call::run() {
   allocate();
   const DeviceProperties& properties = device();
   without_gil([&] { attention_forward(problem_, buffers_, properties, forced_kernel_); });
-  if (!warn_of_engine_notices()) throw PythonError{};
 }
 
 PyObject* Call::result() {
+  if (!warn_of_engine_notices()) throw PythonError{};
   Py_INCREF(out_object_);
   if (!problem_.return_lse) return out_object_;
   PyObject* pair = PyTuple_Pack(2, out_object_, lse_object_);

@@ -15,9 +15,10 @@ inline constexpr char kAttentionForwardDoc[] =
     "block_mask: None or "
     "(block_q, block_k, full_counts, full_indices, partial_counts, partial_indices, partial_bits).";
 
-// Callables that know the framework: threads() -> int and device(index) -> (name, capability,
-// multiprocessors, shared_bytes). None = the machine's own.
-void set_sources(PyObject* threads, PyObject* device);
+// Callables that know the framework: threads() -> int, device(index) -> (name, capability,
+// multiprocessors, shared_bytes) and stream(index) -> int, asked where DLPack does not tell the
+// stream.
+void set_sources(PyObject* threads, PyObject* device, PyObject* stream);
 
 class Call {
  public:
@@ -29,10 +30,10 @@ class Call {
   void read(PyObject* const* args, Py_ssize_t count);
   // The arguments of Python's attention_forward, in its order. False where one is of an unusual
   // kind.
-  bool read_eager(PyObject* const* args);
-  void allocate();     // `out` and `lse` where the caller gave none
-  void run();          // allocates and computes
-  PyObject* result();  // a new reference: out, or (out, lse)
+  bool read_eager(PyObject* const* args, const std::string& forced_kernel);
+  void lay_out();      // the result, as `run` would allocate it
+  void run();          // allocates `out` and `lse` where the caller gave none, and computes
+  PyObject* result();  // a new reference: out, or (out, lse); warns of what the engine has to say
 
   const AttentionProblem& problem() const { return problem_; }
   const AttentionBuffers& buffers() const { return buffers_; }
@@ -40,6 +41,7 @@ class Call {
   const std::string& forced_kernel() const { return forced_kernel_; }
 
  private:
+  void allocate();
   void read_tensors(PyObject* q, PyObject* k, PyObject* v);
   void read_scale(PyObject* scale);
   void read_out(PyObject* out);
@@ -47,7 +49,8 @@ class Call {
   void take_block_lists(const BlockLists& lists);
   void read_lse(PyObject* lse);
 
-  PyObject* q_object_ = nullptr;  // borrowed
+  PyObject* q_object_ = nullptr;     // borrowed
+  PyObject* block_lists_ = nullptr;  // keeps what buffers_.block_mask points to
   PyObject* out_object_ = nullptr;
   PyObject* lse_object_ = nullptr;
   TensorArgument q_, k_, v_, mask_, out_, lse_;

@@ -145,9 +145,15 @@ void TensorArgument::read(PyObject* object, const char* name) {
   if (PyCapsule_IsValid(capsule_, "dltensor")) {
     tensor_ = &static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule_, "dltensor"))->dl_tensor;
   } else if (PyCapsule_IsValid(capsule_, "dltensor_versioned")) {
-    tensor_ = &static_cast<DLManagedTensorVersioned*>(
-                   PyCapsule_GetPointer(capsule_, "dltensor_versioned"))
-                   ->dl_tensor;
+    const auto* const managed = static_cast<DLManagedTensorVersioned*>(
+        PyCapsule_GetPointer(capsule_, "dltensor_versioned"));
+    if (managed->version.major != DLPACK_MAJOR_VERSION) {  // what follows may lie elsewhere
+      fail(ErrorKind::kType, name, "must export version 1 of DLPack",
+           "version " + std::to_string(managed->version.major),
+           "Pass a torch.Tensor, or ask the array library for version 1.");
+    }
+    read_only_ = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
+    tensor_ = &managed->dl_tensor;
   } else {
     fail(ErrorKind::kType, name, "must export a DLPack capsule", type_name(object),
          "Update the array library.");
@@ -234,14 +240,18 @@ TensorLayout layout_of(const TensorArgument& argument, bool broadcast) {
            "Move it with .to('cpu').");
   }
   layout.address_alignment = address_alignment(argument.data());
-  const int32_t padding = 4 - tensor.ndim;
-  layout.shape.fill(1);
-  layout.stride.fill(0);
-  int64_t dense_stride = 1;
-  for (int32_t i = tensor.ndim - 1; i >= 0; --i) {
-    layout.shape[padding + i] = tensor.shape[i];
-    layout.stride[padding + i] = tensor.strides != nullptr ? tensor.strides[i] : dense_stride;
-    dense_stride *= tensor.shape[i];
+  if (tensor.ndim == 4 && tensor.strides != nullptr) {  // nearly always
+    std::copy_n(tensor.shape, 4, layout.shape.begin());
+    std::copy_n(tensor.strides, 4, layout.stride.begin());
+  } else {
+    const int32_t padding = 4 - tensor.ndim;
+    layout.shape.fill(1);
+    int64_t dense_stride = 1;
+    for (int32_t i = tensor.ndim - 1; i >= 0; --i) {
+      layout.shape[padding + i] = tensor.shape[i];
+      layout.stride[padding + i] = tensor.strides != nullptr ? tensor.strides[i] : dense_stride;
+      dense_stride *= tensor.shape[i];
+    }
   }
   if (broadcast) {  // a size of 1 is broadcast whatever its stride says
     for (int i = 0; i < 4; ++i) {

@@ -5,6 +5,7 @@
 #include <Python.h>
 #include <dlpack/dlpack.h>
 
+#include "bindings/python_values.h"
 #include "bsk/attention.h"
 
 namespace bsk::python {
@@ -24,16 +25,15 @@ class TensorArgument {
   const DLTensor* tensor_or_null() const { return tensor_; }  // null where nothing was read
   void* data() const { return static_cast<char*>(tensor_->data) + tensor_->byte_offset; }
   const char* name() const { return name_; }
+  bool read_only() const { return read_only_; }
 
  private:
   const char* name_ = "";
+  bool read_only_ = false;
   const DLTensor* tensor_ = nullptr;
   DLTensor view_{};              // filled by the exchange API
   PyObject* capsule_ = nullptr;  // kept by the Python protocol
 };
-
-// Thrown where a Python exception is already set.
-struct PythonError {};
 
 // The exchange API of a type, or null. Looked up once per type.
 const DLPackExchangeAPI* exchange_api(PyTypeObject* type);

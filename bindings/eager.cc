@@ -26,12 +26,12 @@ template <class IsPlain>
 PyObject* compute(PyObject* const (&args)[kCount], IsPlain is_plain) {
   return guarded([&]() -> PyObject* {
     PyObject* const tensors[] = {args[0], args[1], args[2], args[kMask], args[kOut]};
-    if (!is_plain(tensors, 5) || settings()->enable_profiling) Py_RETURN_NOTIMPLEMENTED;
+    const std::shared_ptr<const Settings> options = settings();
+    if (!is_plain(tensors, 5) || options->enable_profiling) Py_RETURN_NOTIMPLEMENTED;
+    Call call;
     try {
-      Call call;
-      if (!call.read_eager(args)) Py_RETURN_NOTIMPLEMENTED;
+      if (!call.read_eager(args, options->kernel)) Py_RETURN_NOTIMPLEMENTED;
       call.run();
-      return call.result();
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::kRuntime) throw;
       Py_RETURN_NOTIMPLEMENTED;
@@ -39,6 +39,7 @@ PyObject* compute(PyObject* const (&args)[kCount], IsPlain is_plain) {
       PyErr_Clear();
       Py_RETURN_NOTIMPLEMENTED;
     }
+    return call.result();
   });
 }
 

@@ -16,30 +16,6 @@
 namespace bsk::python {
 namespace {
 
-std::string text_of(PyObject* object) {
-  Py_ssize_t size = 0;
-  const char* text = PyUnicode_AsUTF8AndSize(object, &size);
-  if (text == nullptr) throw PythonError{};
-  return {text, static_cast<size_t>(size)};
-}
-
-// A list of what `make(item)` gives (new references).
-template <typename Items, typename Make>
-PyObject* list_of(const Items& items, Make make) {
-  PyObject* list = PyList_New(0);
-  if (list == nullptr) throw PythonError{};
-  for (const auto& item : items) {
-    PyObject* entry = make(item);
-    const bool added = entry != nullptr && PyList_Append(list, entry) == 0;
-    Py_XDECREF(entry);
-    if (!added) {
-      Py_DECREF(list);
-      throw PythonError{};
-    }
-  }
-  return list;
-}
-
 PyObject* set_engine_places_entry(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const char *kernel_dir, *driver_library;
@@ -128,9 +104,7 @@ PyObject* kernel_cache_clear_entry(PyObject*, PyObject*) {
 
 PyObject* set_programmatic_dependent_launch_entry(PyObject*, PyObject* enabled) {
   return guarded([&]() -> PyObject* {
-    const int value = PyObject_IsTrue(enabled);
-    if (value < 0) throw PythonError{};
-    cuda::set_programmatic_dependent_launch(value == 1);
+    cuda::set_programmatic_dependent_launch(truth(enabled));
     Py_RETURN_NONE;
   });
 }

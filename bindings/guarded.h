@@ -5,7 +5,7 @@
 
 #include <new>
 
-#include "bindings/dlpack_tensor.h"
+#include "bindings/python_values.h"
 #include "bsk/error.h"
 
 namespace bsk::python {

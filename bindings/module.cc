@@ -2,6 +2,8 @@
 // objects out.
 #include <Python.h>
 
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -43,7 +45,7 @@ PyObject* plan_entry(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     Call call;
     call.read(args, count);
-    call.allocate();
+    call.lay_out();
     validate(call.problem(), call.buffers());
     const AttentionPlan result = plan(call.problem(), call.device(), call.forced_kernel());
     return Py_BuildValue("(ss)", result.kernel->name, to_string(result).c_str());
@@ -54,27 +56,15 @@ std::map<std::string, std::string> string_map(PyObject* dict) {
   std::map<std::string, std::string> values;
   PyObject *key, *value;
   Py_ssize_t position = 0;
-  while (PyDict_Next(dict, &position, &key, &value)) {
-    const char* key_text = PyUnicode_AsUTF8AndSize(key, nullptr);
-    if (key_text == nullptr) throw PythonError{};
-    Py_ssize_t size = 0;
-    const char* value_text = PyUnicode_AsUTF8AndSize(value, &size);
-    if (value_text == nullptr) throw PythonError{};
-    values[key_text] = std::string(value_text, static_cast<size_t>(size));
-  }
+  while (PyDict_Next(dict, &position, &key, &value)) values[text_of(key)] = text_of(value);
   return values;
 }
 
 PyObject* option_list(const std::vector<ResolvedOption>& options) {
-  PyObject* list = PyList_New(0);
-  for (const ResolvedOption& option : options) {
-    PyObject* entry =
-        Py_BuildValue("(ssss)", option.name.c_str(), option.environment_variable.c_str(),
-                      option.value.c_str(), option.origin.c_str());
-    if (entry == nullptr || PyList_Append(list, entry) != 0) throw PythonError{};
-    Py_DECREF(entry);
-  }
-  return list;
+  return list_of(options, [](const ResolvedOption& option) {
+    return Py_BuildValue("(ssss)", option.name.c_str(), option.environment_variable.c_str(),
+                         option.value.c_str(), option.origin.c_str());
+  });
 }
 
 PyObject* resolve_options_entry(PyObject*, PyObject* dict) {
@@ -93,15 +83,11 @@ PyObject* options_in_force_entry(PyObject*, PyObject*) {
 }
 
 PyObject* kernels_entry(PyObject*, PyObject*) {
-  return guarded([&]() -> PyObject* {
-    PyObject* list = PyList_New(0);
-    for (const Kernel& kernel : kernels()) {
-      PyObject* entry = Py_BuildValue("(ssO)", kernel.name, kernel.summary,
-                                      kernel.only_when_forced ? Py_True : Py_False);
-      if (entry == nullptr || PyList_Append(list, entry) != 0) throw PythonError{};
-      Py_DECREF(entry);
-    }
-    return list;
+  return guarded([] {
+    return list_of(kernels(), [](const Kernel& kernel) {
+      return Py_BuildValue("(ssO)", kernel.name, kernel.summary,
+                           kernel.only_when_forced ? Py_True : Py_False);
+    });
   });
 }
 
@@ -124,33 +110,27 @@ PyObject* kernel_reasons_entry(PyObject*, PyObject* args) {
       items.push_back(PyTuple_GetItem(call_arguments, i));
     Call call;
     call.read(items.data(), static_cast<Py_ssize_t>(items.size()));
-    call.allocate();
+    call.lay_out();
     validate(call.problem(), call.buffers());
-    PyObject* answers = PyDict_New();
+    std::unique_ptr<PyObject, decltype(&Py_DecRef)> owner(PyDict_New(), Py_DecRef);
+    PyObject* const answers = owner.get();
     if (answers == nullptr) throw PythonError{};
     for (const Kernel& kernel : kernels()) {
-      PyObject* list = PyList_New(0);
-      bool complete = list != nullptr;
-      for (const std::string& reason : kernel.reasons(call.problem(), device)) {
-        PyObject* text = PyUnicode_FromString(reason.c_str());
-        complete = complete && text != nullptr && PyList_Append(list, text) == 0;
-        Py_XDECREF(text);
-      }
-      complete = complete && PyDict_SetItemString(answers, kernel.name, list) == 0;
-      Py_XDECREF(list);
-      if (!complete) {
-        Py_DECREF(answers);
-        throw PythonError{};
-      }
+      PyObject* reasons =
+          list_of(kernel.reasons(call.problem(), device),
+                  [](const std::string& reason) { return PyUnicode_FromString(reason.c_str()); });
+      const int set = PyDict_SetItemString(answers, kernel.name, reasons);
+      Py_DECREF(reasons);
+      if (set != 0) throw PythonError{};
     }
-    return answers;
+    return owner.release();
   });
 }
 
 PyObject* set_sources_entry(PyObject*, PyObject* args) {
-  PyObject *threads, *device;
-  if (!PyArg_ParseTuple(args, "OO", &threads, &device)) return nullptr;
-  set_sources(threads, device);
+  PyObject *threads, *device, *stream;
+  if (!PyArg_ParseTuple(args, "OOO", &threads, &device, &stream)) return nullptr;
+  set_sources(threads, device, stream);
   Py_RETURN_NONE;
 }
 
@@ -188,9 +168,10 @@ PyMethodDef methods[] = {
      "kernel_reasons(attention_forward's arguments, (type, name, capability, multiprocessors, "
      "shared_bytes)) -> {kernel: [why it cannot take the problem on that device]}."},
     {"set_sources", set_sources_entry, METH_VARARGS,
-     "set_sources(threads, device): threads() -> int; device(index) -> (name, capability, "
-     "multiprocessors, "
-     "shared_bytes)."},
+     "set_sources(threads, device, stream): threads() -> int; device(index) -> (name, capability, "
+     "multiprocessors, shared_bytes); stream(index) -> int, asked where torch's DLPack does not "
+     "tell "
+     "it."},
     {nullptr, nullptr, 0, nullptr},
 };
 

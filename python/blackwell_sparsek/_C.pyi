@@ -35,7 +35,10 @@ def kernel_reasons(
     arguments: tuple[Any, ...], device: tuple[str, str, int, int, int], /
 ) -> dict[str, list[str]]: ...
 def set_sources(
-    threads: Callable[[], int] | None, device: Callable[[int], tuple[str, int, int, int]] | None, /
+    threads: Callable[[], int],
+    device: Callable[[int], tuple[str, int, int, int]],
+    stream: Callable[[int], int],
+    /,
 ) -> None: ...
 def set_engine_places(
     kernel_dir: str, nvrtc_libraries: list[str], driver_library: str, /

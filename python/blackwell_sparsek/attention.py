@@ -243,4 +243,13 @@ def _device_properties(index: int) -> tuple[str, int, int, int]:
     )
 
 
-_C.set_sources(torch.get_num_threads, _device_properties)
+def _current_stream(index: int) -> int:
+    return torch.cuda.current_stream(index).cuda_stream
+
+
+def set_sources() -> None:
+    """Tells the native side whom to ask about torch."""
+    _C.set_sources(torch.get_num_threads, _device_properties, _current_stream)
+
+
+set_sources()

@@ -53,6 +53,12 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield built
 
 
+def test_lengths_beyond_32_bits_are_left_to_torch() -> None:
+    rows = torch.zeros(1, 1, 1, 16, device=CUDA, dtype=torch.float16).expand(1, 1, 2**32 + 64, 16)
+    K = torch.zeros(1, 1, 64, 16, device=CUDA, dtype=torch.float16)
+    assert _C.pooled_scores(rows, K, 64, 64, False, 1.0, False, None) is NotImplemented
+
+
 @pytest.mark.parametrize("start", range(0, 200, 20))
 @pytest.mark.parametrize("builder", cases.BUILDERS)
 def test_gives_the_lists_of_the_cpu(builder: str, start: int, kernels: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -84,6 +86,28 @@ def test_a_side_stream_is_followed() -> None:
                 Q.fill_(torch.nan)  # after the launch on this stream: must not be seen
             torch.cuda.synchronize()
         torch.testing.assert_close(later.double(), reference, rtol=1e-2, atol=1e-2)
+
+
+def test_the_stream_of_a_torch_that_does_not_tell_it() -> None:
+    """As torch 2.10, whose DLPack has no C interface: torch itself is asked for its stream."""
+    code = """
+import torch
+del torch.Tensor.__dlpack_c_exchange_api__
+from blackwell_sparsek import attention_forward
+Q, K, V, *late = (torch.randn(1, 2, 300, 64, device="cuda", dtype=torch.float16) for _ in range(6))
+expected = attention_forward(*late)
+attention_forward(Q, K, V)
+torch.cuda.synchronize()
+with torch.cuda.stream(torch.cuda.Stream()):
+    torch.cuda._sleep(20_000_000)
+    for tensor, numbers in zip((Q, K, V), late):
+        tensor.copy_(numbers)
+    result = attention_forward(Q, K, V)
+torch.cuda.synchronize()
+assert torch.equal(result, expected)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_launches_back_to_back_wait_for_each_other() -> None:

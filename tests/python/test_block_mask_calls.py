@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import weakref
 
+import numpy as np
 import pytest
 import torch
 
-from blackwell_sparsek import BlockMask, attention_forward
+from blackwell_sparsek import _C, BlockMask, attention, attention_forward
 from blackwell_sparsek._block_mask_base import BlockMaskBase
 
 torch.manual_seed(0)
@@ -69,6 +71,29 @@ def test_memory_stays_while_a_mask_needs_it(mask: BlockMask) -> None:
     junk = [torch.full((1, 1, 2, 2), 77, dtype=torch.int32) for _ in range(50)]
     assert torch.equal(attend(mask), before)
     del junk
+
+
+def test_memory_stays_while_a_call_reads_it(mask: BlockMask) -> None:
+    """Another thread may assign a list while a call, which holds no lock, reads the old one."""
+    array = np.array([[[1, 2]]], np.int32)
+    mask.full_counts = torch.from_numpy(array)
+    memory = weakref.ref(array)
+    del array
+    attend(mask)
+    lives: list[bool] = []
+
+    def threads() -> int:  # asked by a call that has read its arguments
+        mask.full_counts = torch.zeros(1, 1, 2, dtype=torch.int32)
+        lives.append(memory() is not None)
+        return 1
+
+    _C.set_sources(threads, attention._device_properties, attention._current_stream)
+    try:
+        result = attend(mask)
+    finally:
+        attention.set_sources()
+    assert lives == [True] and memory() is None
+    torch.testing.assert_close(result, expected(FIRST))
 
 
 def test_lengths_are_checked_in_every_call() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from blackwell_sparsek import _C, attention_forward, prepare, prepared
+from blackwell_sparsek.attention import plan
 from blackwell_sparsek.core import Config, set_default_config
 
 Q, K, V = (torch.randn(1, 2, 24, 16) for _ in range(3))
@@ -146,3 +147,8 @@ def test_outputs_are_torchs_own_tensors(dtype: torch.dtype, length: int) -> None
         assert (result[0] if lse_wanted else result).dtype == dtype
     with torch.inference_mode():
         assert attention_forward(q, k, v).is_inference()
+
+
+def test_a_plan_takes_no_memory() -> None:
+    rows = torch.zeros(1, 1, 1, 16).expand(1, 1, 2**33, 16)  # a result of 512 GiB
+    assert "134217728 tasks of 64 query rows" in plan(rows, Q[:, :1], Q[:, :1])

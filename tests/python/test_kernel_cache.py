@@ -7,13 +7,15 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from blackwell_sparsek import _C, _engine
+from blackwell_sparsek import _C, _engine, attention_forward
 from blackwell_sparsek._nvrtc import nvrtc_libraries
 from blackwell_sparsek.cli import app
 from blackwell_sparsek.commands import compile as compile_module
@@ -87,6 +89,29 @@ def test_a_cache_that_cannot_be_written_is_a_warning(kernel_dir: Path) -> None:
     set_default_config(Config(build_dir=kernel_dir / "file/cache"))
     with pytest.warns(RuntimeWarning, match="cannot be written.*BSK_BUILD_DIR"):
         assert _C.compile_kernel(*vehicle(64))[0] == "compiled"
+
+
+def test_a_notice_that_is_made_an_error_is_raised_by_a_call(kernel_dir: Path) -> None:
+    """Not taken for a reason to compute the call another way, and so lost."""
+    (kernel_dir / "cubins").mkdir()
+    name = "n" * 300  # longer than a file's name may be
+    with pytest.raises(RuntimeError, match="Cannot compile|nvrtcCompileProgram"):
+        _C.compile_kernel(name, "no/such.cuh", "entry", "Config", "90a")
+    Q = torch.randn(1, 1, 4, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="cannot be read"):
+            attention_forward(Q, Q, Q)
+        attention_forward(Q, Q, Q)
+
+
+def test_compile_command_takes_the_configured_architecture(kernel_dir: Path) -> None:
+    set_default_config(Config(cuda_arch="100a"))
+    assert run("compile", "--list") == (
+        2,
+        "No documented kernel of this build matches '*' on sm_100a.\n",
+    )
+    assert run("compile", "--list", "--arch", "90a")[0] == 0
 
 
 @needs_nvrtc
