@@ -1,7 +1,5 @@
 #include "bindings/block_lists.h"
 
-#include <memory>
-
 namespace bsk::python {
 namespace {
 
@@ -102,10 +100,12 @@ bool PreparedBlockMask::fits(int64_t q_len, int64_t kv_len) const {
 
 PyObject* prepare_block_mask(PyObject* tuple, PyObject* q_len, PyObject* kv_len,
                              PyObject* kv_blocks) {
-  auto prepared = std::make_unique<PreparedBlockMask>(tuple, q_len, kv_len, kv_blocks);
-  PyObject* capsule = PyCapsule_New(prepared.get(), kCapsuleName, delete_prepared);
-  if (capsule == nullptr) throw PythonError{};
-  prepared.release();
+  auto* const prepared = new PreparedBlockMask(tuple, q_len, kv_len, kv_blocks);
+  PyObject* capsule = PyCapsule_New(prepared, kCapsuleName, delete_prepared);
+  if (capsule == nullptr) {
+    delete prepared;
+    throw PythonError{};
+  }
   return capsule;
 }
 

@@ -9,6 +9,7 @@
 namespace bsk::cuda {
 
 struct DeviceKernel::Loaded {
+  int32_t device = 0;
   std::shared_ptr<const KernelCode> code;
   api::Library library = nullptr;
   api::KernelHandle kernel = nullptr;
@@ -64,19 +65,20 @@ DeviceKernel::Loaded& DeviceKernel::load(int32_t device) {
 
   const std::string doing = "Loading " + request_.name + " on GPU " + std::to_string(device) + ".";
   std::shared_ptr<const KernelCode> code = kernel_code(request_);
-  if (previous != nullptr && previous->code == code) {
-    previous->generation.store(generation, std::memory_order_release);
-    return *previous;
-  }
-
-  const RelaxedCapture relaxed;
   auto loaded = std::make_unique<Loaded>();
-  // A library belongs to no device: what one device has loaded serves the others.
+  loaded->device = device;
   for (const auto& other : all_loaded_) {
     if (other->code != code) continue;
+    if (other->device == device) {  // under these settings, or under earlier ones like them
+      other->generation.store(generation, std::memory_order_release);
+      loaded_[device].store(other.get(), std::memory_order_release);
+      return *other;
+    }
+    // A library belongs to no device: what one device has loaded serves the others.
     loaded->library = other->library;
     loaded->kernel = other->kernel;
   }
+  const RelaxedCapture relaxed;
   if (loaded->library == nullptr) {
     const api::Result result = load_library(*code, &loaded->library);
     if (is_of_the_code(result) && code->origin != KernelOrigin::kCompiled) {

@@ -185,6 +185,16 @@ TEST_F(LaunchTest, settings_that_change_nothing_load_nothing) {
   EXPECT_EQ(fake().count("cuLibraryLoadData"), 1);
 }
 
+TEST_F(LaunchTest, settings_that_come_back_find_what_was_loaded) {
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    for (const char* debug_mode : {"0", "1"}) {
+      use({{"debug_mode", debug_mode}});
+      launch(kernel_, 0, stream_, shape_, params("x"));
+    }
+  }
+  EXPECT_EQ(fake().count("cuKernelGetFunction"), 2);
+}
+
 TEST_F(LaunchTest, errors_name_kernel_and_shape) {
   launch(kernel_, 0, stream_, shape_, params("x"));
   fake().failures_once["cuLaunchKernelEx"] = 1;

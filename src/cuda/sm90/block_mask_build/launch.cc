@@ -1,6 +1,7 @@
 // Host side of the builders. See launch.h.
 #include "src/cuda/sm90/block_mask_build/launch.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <string>
@@ -65,38 +66,39 @@ constexpr Traits kTraits<CompressedRows>{"CompressedRows", "compressed_rows", 32
 template <>
 constexpr Traits kTraits<VerticalSlash>{"VerticalSlash", "vertical_slash", 128, true};
 
-const std::string kNamespace = "bsk::sm90::block_mask_build::";
+constexpr char kNamespace[] = "bsk::sm90::block_mask_build::";
 
 cuda::KernelRequest request(const std::string& name, const char* entry, const std::string& config) {
   return {"sm90_block_mask_build_" + name, "src/cuda/sm90/block_mask_build/kernel.cuh",
-          kNamespace + entry, kNamespace + config, "90a"};
+          std::string(kNamespace) + entry, kNamespace + config, "90a"};
 }
 
 template <class SourceType>
 cuda::KernelRequest request_of(const Output&, const SourceType&) {
-  constexpr Traits traits = kTraits<SourceType>;
+  const Traits& traits = kTraits<SourceType>;
   return request(traits.name, traits.bitmap ? "lists_of_marks" : "lists_of_blocks",
-                 "RowConfig<" + kNamespace + traits.type + ", " +
+                 std::string("RowConfig<") + kNamespace + traits.type + ", " +
                      std::to_string(traits.threads_per_row) + ">");
 }
 
 cuda::KernelRequest request_of(const Output& out, const Scores& source) {
   const bool top_k = source.selection == Selection::kTopK;
-  const int items = score_items(source.selection)[score_variant(out, source)];
-  return request((top_k ? "top_k" : "mass") + std::to_string(items * arch::kWarpThreads),
-                 "lists_of_scores",
-                 "ScoresConfig<" + kNamespace + (top_k ? "Selection::kTopK" : "Selection::kMass") +
-                     ", " + std::to_string(items) + ">");
+  const int items = score_items(source.selection)[std::min<size_t>(score_variant(out, source), 2)];
+  return request(
+      (top_k ? "top_k" : "mass") + std::to_string(items * arch::kWarpThreads), "lists_of_scores",
+      std::string("ScoresConfig<") + kNamespace +
+          (top_k ? "Selection::kTopK" : "Selection::kMass") + ", " + std::to_string(items) + ">");
 }
 
 template <class SourceType>
 cuda::LaunchShape shape_of(const Output& out, const SourceType&) {
-  constexpr Traits traits = kTraits<SourceType>;
-  constexpr int kRowsPerCta = Threads::kThreads / traits.threads_per_row;
+  constexpr int kRowsPerCta = Threads::kThreads / kTraits<SourceType>.threads_per_row;
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>((rows_of(out) + kRowsPerCta - 1) / kRowsPerCta);
   shape.threads = Threads::kThreads;
-  if (traits.bitmap) shape.shared_bytes = int64_t{kRowsPerCta} * bitmap_words(out.kv_blocks) * 4;
+  if (kTraits<SourceType>.bitmap) {
+    shape.shared_bytes = int64_t{kRowsPerCta} * bitmap_words(out.kv_blocks) * 4;
+  }
   return shape;
 }
 
