@@ -160,9 +160,11 @@ class _Operator:
                 )
         for name, tensor in (("K", k), ("V", v), ("attn_mask", arguments[8]), ("out", out)):
             if tensor is not None and tensor.device != q.device:
+                remedy = f"Move it there with {name}.to(Q.device)."
+                if tensor is out:
+                    remedy = "Leave `out` away, and a tensor that fits is made."
                 raise ValueError(
-                    f"{name}: must be on Q's device, {q.device}; got {tensor.device}. "
-                    f"Move it there with {name}.to(Q.device)."
+                    f"{name}: must be on Q's device, {q.device}; got {tensor.device}. {remedy}"
                 )
         result = new_result(q, v)
         lse = q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
