@@ -50,6 +50,12 @@ def test_a_generated_page_is_current(name: str) -> None:
     )
 
 
+def test_the_reference_has_inherited_methods() -> None:
+    page = (ROOT / "docs/api_reference.md").read_text()
+    for name in ("from_dense", "sliding_window", "top_k", "pooled_scores", "update_"):
+        assert f"#### `BlockMask.{name}`" in page
+
+
 def test_every_public_function_has_a_full_docstring() -> None:
     import inspect
 
