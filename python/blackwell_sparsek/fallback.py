@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -40,7 +41,7 @@ def attention_forward(
     """
     from blackwell_sparsek.torch_op import memory_order  # which imports this module
 
-    warnings.warn(f"computed by torch's SDPA: {reason}", FallbackWarning, stacklevel=4)
+    warnings.warn(f"computed by torch's SDPA: {reason}", FallbackWarning, _callers_level())
     if attn_mask is not None:
         attn_mask = torch.atleast_2d(attn_mask)  # SDPA takes none of fewer dimensions
     allowed = _allowed(Q, K, is_causal, window, attn_mask, block_mask)
@@ -67,6 +68,17 @@ def attention_forward(
         back = [order.index(dim) for dim in range(4)]
         result = result.permute(order).contiguous().permute(back)
     return (result, lse) if return_lse else result
+
+
+def _callers_level() -> int:
+    """`warnings.warn`'s stacklevel of the code that called this library, through torch or not."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "blackwell_sparsek",
+        "torch",
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _products(

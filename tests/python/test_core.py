@@ -129,8 +129,9 @@ def test_fallback_error_raises_and_sdpa_computes() -> None:
     with pytest.raises(UnsupportedError, match="fallback='sdpa'"):
         attention_forward(Q, K, V)
     set_default_config(Config(fallback="sdpa"))
-    with pytest.warns(FallbackWarning, match="requires_grad"):
+    with pytest.warns(FallbackWarning, match="requires_grad") as caught:
         out = attention_forward(Q, K, V)
+    assert caught[0].filename == __file__
     out.sum().backward()
     assert Q.grad is not None and Q.grad.abs().sum() > 0
     torch.testing.assert_close(out, scaled_dot_product_attention(Q, K, V, enable_gqa=True))
@@ -210,10 +211,11 @@ def test_the_fallback_returns_what_a_kernel_returns(softcap: float | None) -> No
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             native, lse = attention_forward(Q, K, V, softcap=softcap, return_lse=True)
             set_default_config(Config(fallback="sdpa", kernel="sm90_attention_forward"))
-            with pytest.warns(FallbackWarning):
+            with pytest.warns(FallbackWarning) as caught:
                 fallen_back, its_lse = attention_forward(Q, K, V, softcap=softcap, return_lse=True)
                 assert attention_forward(Q, K, V, softcap=softcap).stride() == native.stride()
         assert fallen_back.dtype == dtype and fallen_back.stride() == native.stride()
+        assert {warning.filename for warning in caught} == {__file__}
         torch.testing.assert_close(its_lse, lse, rtol=1e-5, atol=1e-5)
 
 

@@ -224,3 +224,15 @@ def test_a_block_mask_for_other_lengths(q_len: int, kv_len: int) -> None:
         .isfinite()
         .all()
     )
+
+
+def test_arrays_of_another_library() -> None:
+    call = tensors()
+    arrays = {name: tensor.numpy() for name, tensor in call.items()}
+    out = torch.empty(2, 4, 70, 48)
+    assert attention_forward(**arrays, out=out) is out
+    assert torch.equal(out, attention_forward(**call))
+    with pytest.raises(TypeError, match=r"^out: must be given.*; got None\."):
+        attention_forward(**arrays)
+    with pytest.raises(TypeError, match=r"^return_lse: must be False.*; got True\..*as_tensor"):
+        attention_forward(**arrays, out=out, return_lse=True)
