@@ -288,9 +288,9 @@ void Call::allocate() {
     lse_object_ =
         new_tensor(Py_TYPE(q_object_), q.device, {kDLFloat, 32, 1}, 3, shape, nullptr, &data);
     if (lse_object_ == nullptr) {
-      fail(ErrorKind::kType, "lse",
-           "must be given for tensors whose library has no DLPack C exchange API", "None",
-           "Pass lse=, an empty float32 tensor of shape [batch, q_heads, q_len].");
+      fail(ErrorKind::kType, "return_lse",
+           "must be False for tensors whose library has no DLPack C exchange API", "True",
+           "Pass Q as a torch.Tensor (torch.as_tensor copies nothing).");
     }
     buffers_.lse = static_cast<float*>(data);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -77,8 +78,11 @@ std::string pending_exception() {
 
 std::string text(const DLDataType& dtype) {
   const char* names[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
-  const std::string name =
-      dtype.code < 7 ? names[dtype.code] : "dtype code " + std::to_string(dtype.code);
+  if (dtype.code >= std::size(names)) {  // float8 and smaller
+    return "DLPack's type " + std::to_string(dtype.code) + " of " + std::to_string(dtype.bits) +
+           " bits";
+  }
+  const std::string name = names[dtype.code];
   return dtype.code == kDLBool ? name : name + std::to_string(dtype.bits * dtype.lanes);
 }
 

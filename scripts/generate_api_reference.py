@@ -37,21 +37,28 @@ def signature(name: str, item: object) -> str:
         return name
 
 
-def entry(name: str, item: object, level: str) -> list[str]:
+def members(item: type) -> list[str]:
+    """Public names of a class, its own and those inherited from this package's classes."""
+    homes = [base for base in item.__mro__ if base.__module__.startswith("blackwell_sparsek")]
+    return sorted({name for home in homes for name in vars(home) if not name.startswith("_")})
+
+
+def entry(name: str, item: object, level: str, seen: set[int]) -> list[str]:
+    seen.add(id(item))
     lines = [f"{level} `{name}`", ""]
     if callable(item) and not (inspect.isclass(item) and issubclass(item, Exception)):
         lines += ["```text", signature(name.rsplit(".", 1)[-1], item), "```", ""]
     lines += ["```text", inspect.getdoc(item) or "", "```", ""]
     if inspect.isclass(item) and not issubclass(item, Exception):
-        for member in sorted(vars(item)):
+        for member in members(item):
             value = inspect.getattr_static(item, member)
             method = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-            if member.startswith("_") or not (
+            if id(method) in seen or not (
                 inspect.isfunction(method) or isinstance(value, property)
             ):
                 continue
             target = value if isinstance(value, property) else getattr(item, member)
-            lines += entry(f"{name}.{member}", target, level + "#")
+            lines += entry(f"{name}.{member}", target, level + "#", seen)
     return lines
 
 
@@ -65,8 +72,7 @@ def page() -> str:
             item = getattr(module, name)
             if name.startswith("__") or id(item) in seen:
                 continue
-            seen.add(id(item))
-            lines += entry(name, item, "###")
+            lines += entry(name, item, "###", seen)
     return "\n".join(lines).rstrip() + "\n"
 
 

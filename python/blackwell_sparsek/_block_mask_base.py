@@ -380,6 +380,7 @@ class BlockMaskBase:
 
     @property
     def device(self) -> torch.device:
+        """Where the lists are."""
         return self.full_counts.device
 
     def row_counts(self) -> Tensor:

@@ -189,7 +189,7 @@ def _window_pair(window: object) -> tuple[int, int]:
         if isinstance(side, bool) or not isinstance(side, int):
             raise TypeError(f"window: must hold ints; got {window!r}. {remedy}")
     # Longer than any sequence is unbounded in effect, and keeps the native side's sums in range.
-    left, right = (min(side, _LONGEST) for side in window)
+    left, right = (max(-_LONGEST, min(side, _LONGEST)) for side in window)
     return left, right
 
 

@@ -83,8 +83,9 @@ class PatternBuilders(BlockMaskBase):
         kv_blocks = ceil_div(kv_len, sizes[1])
         partial_width = min(kv_blocks, sides * per_edge + (sink % sizes[1] != 0))
         unbounded = q_len + kv_len
-        left_reach = unbounded if left == -1 else left
-        right_reach = unbounded if right == -1 else right
+        left_reach = unbounded if left == -1 else min(left, unbounded)
+        right_reach = unbounded if right == -1 else min(right, unbounded)
+        sink = min(sink, kv_len)
         built = build(
             "window",
             (1, 1, ceil_div(q_len, sizes[0]), kv_blocks),
@@ -229,7 +230,7 @@ class PatternBuilders(BlockMaskBase):
                 FlashAttention's; tokens from the last entry on are padding. Needs `q_len`.
             max_document_len: a promise that no document is longer and that documents are
                 contiguous; it bounds the memory of the partial blocks, which is otherwise
-                q_len**2 / 8 bytes a batch. A broken promise is an error.
+                q_len**2 / 8 bytes a batch. Blocks that do not fit into it are an error.
 
         Raises:
             TypeError, ValueError: a dtype, shape or number that breaks these rules.
@@ -507,15 +508,15 @@ class PatternBuilders(BlockMaskBase):
         """
         sizes = checked_block_size(block_size)
         _checked_two_lengths(q_len, kv_len)
-        checked_int("stride", stride, 1)
-        checked_int("local", local, 0)
+        stride = min(checked_int("stride", stride, 1), _FAR)
+        local = min(checked_int("local", local, 0), _FAR)
         offset = _diagonal_offset(align, q_len, kv_len)
         kv_blocks = ceil_div(kv_len, sizes[1])
         built = build(
             "strided",
             (1, 1, ceil_div(q_len, sizes[0]), kv_blocks),
             (kv_blocks, 0),
-            numbers=(offset, min(stride, _FAR), min(local, _FAR), causal),
+            numbers=(offset, stride, local, causal),
             block_size=sizes,
             lengths=(q_len, kv_len),
             device=device,

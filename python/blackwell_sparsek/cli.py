@@ -97,11 +97,21 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _bsk(
+    ctx: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
     """BlackwellSparseK: exact and block-sparse attention."""
+    if ctx.invoked_subcommand in ("doctor", "migrate"):  # one reports it, the other needs none
+        return
+    from blackwell_sparsek.core import get_default_config
+
+    try:
+        get_default_config()
+    except ValueError as error:  # of the environment
+        typer.echo(f"bsk: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 def main() -> None:

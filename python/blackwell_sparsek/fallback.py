@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -34,33 +35,50 @@ def attention_forward(
 ) -> Any:
     """`blackwell_sparsek.attention_forward` by torch: same arguments, same meaning, differentiable.
 
-    Dense attention, bool and additive masks go to `scaled_dot_product_attention`; softcap and the
-    LSE, which it lacks, to plain matrix products in fp32. Every mask is materialised.
+    Dense attention, bool masks and additive ones of Q's dtype go to `scaled_dot_product_attention`;
+    softcap, the LSE and other additive masks (fp32's numbers do not fit into fp16), which it lacks,
+    to plain matrix products in fp32. Every mask is materialised.
     """
-    warnings.warn(f"computed by torch's SDPA: {reason}", FallbackWarning, stacklevel=4)
+    from blackwell_sparsek.torch_op import memory_order  # which imports this module
+
+    warnings.warn(f"computed by torch's SDPA: {reason}", FallbackWarning, _callers_level())
+    if attn_mask is not None:
+        attn_mask = torch.atleast_2d(attn_mask)  # SDPA takes none of fewer dimensions
     allowed = _allowed(Q, K, is_causal, window, attn_mask, block_mask)
     bias = attn_mask if attn_mask is not None and attn_mask.dtype != torch.bool else None
     if bias is not None:
-        removed = bias == -torch.inf
-        allowed = ~removed if allowed is None else allowed & ~removed
+        added = bias != -torch.inf
+        allowed = added if allowed is None else allowed & added
     groups = Q.shape[1] // K.shape[1] if K.shape[1] else 1
-    if softcap or return_lse:
-        result, lse = _products(Q, K, V, scale, softcap, allowed, bias, groups)
+    if softcap or return_lse or (bias is not None and bias.dtype != Q.dtype):
+        with torch.autocast(Q.device.type, enabled=False):  # Q, K and V are cast already
+            result, lse = _products(Q, K, V, scale, softcap, allowed, bias, groups)
     else:
         mask = allowed
-        if bias is not None:
-            mask = (
-                bias.to(Q.dtype)
-                if allowed is None
-                else bias.to(Q.dtype).masked_fill(~allowed, -torch.inf)
-            )
+        if bias is not None and allowed is not None:
+            mask = bias.masked_fill(~allowed, -torch.inf)
         result = scaled_dot_product_attention(Q, K, V, mask, scale=scale, enable_gqa=groups > 1)
         lse = None
         if allowed is not None:
             result = result.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
     if out is not None:
         result = out.copy_(result)
+    else:
+        order = [*memory_order(Q), 3]
+        back = [order.index(dim) for dim in range(4)]
+        result = result.permute(order).contiguous().permute(back)
     return (result, lse) if return_lse else result
+
+
+def _callers_level() -> int:
+    """`warnings.warn`'s stacklevel of the code that called this library, through torch or not."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "blackwell_sparsek",
+        "torch",
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _products(
@@ -82,7 +100,8 @@ def _products(
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
     lse = torch.logsumexp(scores, -1)
-    weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1))
+    nothing = (lse == -torch.inf).unsqueeze(-1)
+    weights = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
     return (weights @ V).to(Q.dtype), lse
 
 

@@ -77,7 +77,7 @@ def flash_attn_func(
         window=_window(window_size),
         softcap=softcap or None,
         block_mask=block_mask,
-        return_lse=return_attn_probs,
+        return_lse=bool(return_attn_probs),
     )
     return (*result, None) if return_attn_probs else result
 
@@ -205,12 +205,17 @@ def flash_attn_varlen_func(
         is_causal="lower_right" if causal else False,
         window=_window(window_size),
         softcap=softcap or None,
-        return_lse=return_attn_probs,
+        return_lse=bool(return_attn_probs),
     )
     return (*result, None) if return_attn_probs else result
 
 
 def _window(window_size: tuple[int, int]) -> tuple[int, int] | None:
+    if not isinstance(window_size, tuple | list) or len(window_size) != 2:
+        raise TypeError(
+            f"window_size: must be a pair (left, right); got {window_size!r}. "
+            "Pass (-1, -1) for no window."
+        )
     return None if tuple(window_size) == (-1, -1) else (window_size[0], window_size[1])
 
 

@@ -17,6 +17,7 @@ were looked for while tracing, and torch's dispatcher takes its time over each a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,20 @@ class _Operator:
             computed = (attended, computed[1]) if self.has_lse else attended
         return self.pack(computed)
 
+    def check(self, out: Tensor | None, arguments: tuple[Any, ...]) -> None:
+        """Raises where a call breaks a rule; tensors that cannot be read are left to torch."""
+        tensors = [t for t in (out, *arguments) if isinstance(t, Tensor)]
+        if not all(_is_readable(tensor) for tensor in tensors):
+            return
+        q, k, v, *options = (t.detach() if isinstance(t, Tensor) else t for t in arguments[:9])
+        lists = arguments[9:] if arguments[11] is not None else None
+        if out is not None:
+            out = out.detach()
+        elif not ALLOCATES_NATIVELY and q.dim() == v.dim() == 4:
+            out = new_result(q, v)
+        with contextlib.suppress(_C.UnsupportedError):  # that is what a fall-back is for
+            _C.plan(q, k, v, *options, lists, False, out)
+
     def by_torch(self, reason: str, out: Tensor | None, arguments: tuple[Any, ...]) -> Any:
         q, k, v, scale, causal, left, right, softcap, attn_mask = arguments[:9]
         block_mask = None if arguments[11] is None else _block_mask(arguments)
@@ -145,9 +160,11 @@ class _Operator:
                 )
         for name, tensor in (("K", k), ("V", v), ("attn_mask", arguments[8]), ("out", out)):
             if tensor is not None and tensor.device != q.device:
+                remedy = f"Move it there with {name}.to(Q.device)."
+                if tensor is out:
+                    remedy = "Leave `out` away, and a tensor that fits is made."
                 raise ValueError(
-                    f"{name}: must be on Q's device, {q.device}; got {tensor.device}. "
-                    f"Move it there with {name}.to(Q.device)."
+                    f"{name}: must be on Q's device, {q.device}; got {tensor.device}. {remedy}"
                 )
         result = new_result(q, v)
         lse = q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
@@ -168,6 +185,7 @@ class _Operator:
             )
             if core.get_default_config().fallback != "sdpa":
                 raise _C.UnsupportedError(reason)
+            self.check(out, arguments)
             return self.pack(self.by_torch(reason, out, arguments))
         with torch._C._AutoDispatchBelowAutograd():
             if (
@@ -228,10 +246,27 @@ _TENSOR_NAMES = ("Q", "K", "V")
 ALLOCATES_NATIVELY = hasattr(Tensor, "__dlpack_c_exchange_api__")
 
 
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether the native entry can read it: neither a subclass, nor wrapped, nor without memory."""
+    is_plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return is_plain and not is_wrapped and tensor.device.type in ("cpu", "cuda")
+
+
 def _block_mask(arguments: tuple[Any, ...]) -> BlockMask:
     block_q, block_k, *lists = arguments[9:]
     kv_len = arguments[1].shape[2]
     return BlockMask(*lists, block_size=(block_q, block_k), kv_blocks=-(-kv_len // block_k))
+
+
+def memory_order(q: Tensor) -> list[int]:
+    """Batch, heads and length, the outermost in memory first."""
+    order, strides = [0, 1, 2], q.stride()
+    for i in (1, 0, 1):
+        outer, inner = strides[order[i]], strides[order[i + 1]]
+        if _known(outer > 0) and _known(outer < inner):  # a stride of 0 tells nothing
+            order[i], order[i + 1] = order[i + 1], order[i]
+    return order
 
 
 def new_result(q: Tensor, v: Tensor) -> Tensor:
@@ -239,11 +274,7 @@ def new_result(q: Tensor, v: Tensor) -> Tensor:
 
     The native side allocates the same (bindings/call.cc, `lay_out_result`).
     """
-    order, strides = [0, 1, 2], q.stride()
-    for i in (1, 0, 1):
-        outer, inner = strides[order[i]], strides[order[i + 1]]
-        if _known(outer > 0) and _known(outer < inner):  # a stride of 0 tells nothing
-            order[i], order[i + 1] = order[i + 1], order[i]
+    order = memory_order(q)
     result_strides, stride = [1, 1, 1, 1], v.shape[3]
     for dim in reversed(order):
         result_strides[dim] = stride

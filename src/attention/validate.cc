@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <string_view>
 
 namespace bsk {
 namespace {
@@ -26,24 +27,31 @@ bool is_empty(const TensorLayout& layout) {
   return false;
 }
 
+// A converted `out` is a copy, and nobody looks for the result there.
+std::string remedy(std::string_view name, const std::string& text) {
+  return name == "out" ? "Leave `out` away, and a tensor that fits is made." : text;
+}
+
 void check_same_device(const char* name, const TensorLayout& layout, const TensorLayout& q) {
   if (layout.device == q.device && layout.device_index == q.device_index) return;
   fail(ErrorKind::kValue, name, "must be on Q's device, " + to_string(q.device, q.device_index),
        to_string(layout.device, layout.device_index),
-       std::string("Move it there with ") + name + ".to(Q.device).");
+       remedy(name, std::string("Move it there with ") + name + ".to(Q.device)."));
 }
 
 void check_same_dtype(const char* name, const TensorLayout& layout, const TensorLayout& q) {
   if (layout.dtype == q.dtype) return;
   fail(ErrorKind::kType, name, std::string("must have Q's dtype, ") + to_string(q.dtype),
-       to_string(layout.dtype), std::string("Convert it with ") + name + ".to(Q.dtype).");
+       to_string(layout.dtype),
+       remedy(name, std::string("Convert it with ") + name + ".to(Q.dtype)."));
 }
 
 void check_unit_stride(const char* name, const TensorLayout& layout) {
   if (is_empty(layout) || layout.shape[3] <= 1 || layout.stride[3] == 1) return;
   fail(ErrorKind::kValue, name,
        "must have stride 1 in its last dimension (any strides in the others)",
-       "strides " + text(layout.stride), std::string("Make it so with ") + name + ".contiguous().");
+       "strides " + text(layout.stride),
+       remedy(name, std::string("Make it so with ") + name + ".contiguous()."));
 }
 
 void check_head_dim(const char* name, int64_t head_dim) {
@@ -60,7 +68,8 @@ void check_shape(const char* name, const TensorLayout& layout,
   if (layout.shape == expected) return;
   fail(ErrorKind::kValue, name, std::string("must have shape ") + meaning + " = " + text(expected),
        text(layout.shape),
-       std::string("Reshape or slice ") + name + " so that its sizes agree with Q and K.");
+       remedy(name,
+              std::string("Reshape or slice ") + name + " so that its sizes agree with Q and K."));
 }
 
 // float64 is for the oracle alone: `cpu_reference` computes in it, and has to be asked for by name.

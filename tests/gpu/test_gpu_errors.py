@@ -48,7 +48,7 @@ WRONG: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], tuple[str,
     "out on the CPU": (
         lambda: {"out": torch.empty(2, 4, 70, 64, dtype=torch.float16)},
         ValueError,
-        ("out: ", "Q's device, cuda:0", "cpu", "to(Q.device)"),
+        ("out: ", "Q's device, cuda:0", "cpu", "Leave `out`"),
     ),
     "K of another dtype": (
         lambda: {"K": N(2, 4, 70, 64, dtype=torch.bfloat16)},

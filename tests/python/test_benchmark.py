@@ -122,6 +122,8 @@ def test_compare_to_sdpa_times_in_turn() -> None:
 
 def test_compare_to_sdpa_names_a_wrong_argument() -> None:
     Q, K, _ = inputs()
+    with pytest.raises(TypeError, match="kernel_fn: must be callable; got NoneType"):
+        compare_to_sdpa(Q, K, K, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"V: must be a 4-dimensional torch.Tensor.*got NoneType"):
         compare_to_sdpa(Q, K, None)
     with pytest.raises(ValueError, match="num_iters"):

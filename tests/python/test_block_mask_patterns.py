@@ -48,6 +48,15 @@ def test_sliding_window_is_exact(q_len, kv_len, left, right, sink, align, block_
     assert torch.equal(mask.to_dense()[0, 0], blocks_of(expected, block_size))
 
 
+def test_numbers_beyond_every_length() -> None:
+    far = 10**30
+    assert BlockMask.sliding_window(200, 300, far, far, far, block_size=64).to_dense_mask().all()
+    once = BlockMask.strided(300, 300, far, local=1, block_size=64).to_dense()
+    assert torch.equal(once[0, 0], torch.eye(5, dtype=torch.bool))
+    all_before = BlockMask.strided(300, 300, far, local=far, block_size=64).to_dense()
+    assert torch.equal(all_before[0, 0], torch.ones(5, 5, dtype=torch.bool).tril())
+
+
 def test_sliding_window_is_mostly_full_blocks_with_few_bits() -> None:
     mask = BlockMask.sliding_window(4096, 4096, 1024, block_size=128)
     assert int(mask.full_counts.max()) == 7

@@ -110,6 +110,27 @@ def test_doctor_tells_where_an_option_comes_from() -> None:
     assert "BSK_BUILD_DIR" in found["kernel cache"]["remedy"]
 
 
+def test_a_wrong_environment_is_named_once() -> None:
+    for command, code in (("doctor", 1), ("cache", 2), ("validate", 2), ("compile", 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "blackwell_sparsek", command],
+            env={**os.environ, "BSK_DEBUG": "maybe", "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == code, output
+        assert output.count("BSK_DEBUG: must be a boolean; got 'maybe'. Use '1' or '0'.") == 1
+        assert "Traceback" not in output and "report this" not in output
+
+
+def test_doctor_says_why_a_kernel_is_not_for_here() -> None:
+    found = {finding.name: finding.text for finding in doctor.examine()}
+    if not torch.cuda.is_available():
+        text = found["kernel sm90_attention_forward"]
+        assert text.endswith("here: needs a GPU of compute capability 9.0")
+
+
 def test_doctor_exits_1_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*args: object, **kwargs: object) -> torch.Tensor:
         return torch.zeros(1, 2, 100, 64)
@@ -124,7 +145,7 @@ def test_a_failing_check_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> list[doctor.Finding]:
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(doctor, "_cache", broken)
+    monkeypatch.setattr(doctor, "cache_findings", broken)
     findings = {finding.text: finding.state for finding in doctor.examine()}
     assert findings["this check failed: OSError: disk on fire"] == "problem"
 
@@ -223,6 +244,10 @@ def test_bench_exits_1_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> Non
         (("--device", "tpu"), "device: must be cpu, cuda or cuda:index; got 'tpu'"),
         (("--device", "cuda:99"), "device: must exist; got 'cuda:99'"),
         (("--plot", "chart.txt"), "plot: must end in .png"),
+        (("--plot", "/no/such/folder/chart.png"), "plot: must be a file in a folder"),
+        (("--json", "/no/such/folder/figures.json"), "json: must be a file in a folder"),
+        (("--json", "/"), "json: must be a file in a folder"),
+        (("--columns", "case,us"), "columns: is for --markdown"),
     ],
 )
 def test_bench_wrong_options(arguments: tuple[str, ...], message: str) -> None:
@@ -267,6 +292,8 @@ def test_mask_show_of_a_file(tmp_path: Path) -> None:
         (("window", "--block-q", "32"), "block_size: must be in"),
         (("document", "--kv-len", "5"), "kv-len: must be q-len"),
         (("--file", "/no/such/file"), "No such file"),
+        (("--file", "/dev/null"), "file: must be one that torch.save wrote; got /dev/null: it is"),
+        (("--file", __file__), "file: must be one that torch.save wrote"),
     ],
 )
 def test_mask_show_wrong_options(arguments: tuple[str, ...], message: str) -> None:

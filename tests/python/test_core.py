@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -149,8 +150,9 @@ def test_fallback_error_raises_and_sdpa_computes() -> None:
     with pytest.raises(UnsupportedError, match="fallback='sdpa'"):
         attention_forward(Q, K, V)
     set_default_config(Config(fallback="sdpa"))
-    with pytest.warns(FallbackWarning, match="requires_grad"):
+    with pytest.warns(FallbackWarning, match="requires_grad") as caught:
         out = attention_forward(Q, K, V)
+    assert caught[0].filename == __file__
     out.sum().backward()
     assert Q.grad is not None and Q.grad.abs().sum() > 0
     torch.testing.assert_close(out, scaled_dot_product_attention(Q, K, V, enable_gqa=True))
@@ -186,6 +188,56 @@ def test_the_fallback_means_the_same(
         warnings.simplefilter("ignore", FallbackWarning)
         fallen_back = attention_forward(Q.requires_grad_(), K, V, **options)  # type: ignore[arg-type]
     torch.testing.assert_close(fallen_back, native, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (90,), (70, 90)])
+def test_the_fallback_takes_additive_masks_of_any_dtype_and_rank(shape: tuple[int, ...]) -> None:
+    Q, K, V = (torch.randn(1, 2, n, 32, dtype=torch.float16) for n in (70, 90, 90))
+    mask = torch.randn(shape)
+    if mask.dim() == 2:  # what fp16 has no number for, in a part of a row and in a whole one
+        mask[3, 40:] = mask[5] = torch.finfo(torch.float32).min
+        mask[7] += 70000.0
+    native = attention_forward(Q, K, V, attn_mask=mask)
+    set_default_config(Config(fallback="sdpa"))
+    with pytest.warns(FallbackWarning):
+        fallen_back = attention_forward(Q.requires_grad_(), K, V, attn_mask=mask)
+    torch.testing.assert_close(fallen_back, native, rtol=1e-3, atol=5e-3)
+    (gradient,) = torch.autograd.grad(fallen_back.sum(), Q)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_the_fallback_holds_the_rules(requires_grad: bool) -> None:
+    set_default_config(Config(fallback="sdpa", kernel="sm90_attention_forward"))
+    Q, K, V = (torch.randn(2, 4, 20, 32) for _ in range(3))
+    Q.requires_grad_(requires_grad)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("K: must have Q's batch size", {"K": K[:1], "V": V[:1]}),
+        ("K: must have a number of heads", {"Q": Q[:, :1]}),
+        ("softcap: must be", {"softcap": float("nan")}),
+        ("out: must have shape", {"out": torch.empty(2, 4, 21, 32)}),
+        ("out: must lie apart from K", {"out": K}),
+        ("attn_mask: must be broadcastable", {"attn_mask": torch.zeros(2, 4, 20, 20)[:, :3]}),
+    ]
+    for message, arguments in wrong:
+        with pytest.raises(ValueError, match=message):
+            attention_forward(**{"Q": Q, "K": K, "V": V, **arguments})
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_the_fallback_returns_what_a_kernel_returns(softcap: float | None) -> None:
+    Q, K, V = (torch.randn(2, 20, 4, 32).transpose(1, 2) for _ in range(3))
+    for dtype in (torch.float32, torch.bfloat16):
+        set_default_config(Config())
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            native, lse = attention_forward(Q, K, V, softcap=softcap, return_lse=True)
+            set_default_config(Config(fallback="sdpa", kernel="sm90_attention_forward"))
+            with pytest.warns(FallbackWarning) as caught:
+                fallen_back, its_lse = attention_forward(Q, K, V, softcap=softcap, return_lse=True)
+                assert attention_forward(Q, K, V, softcap=softcap).stride() == native.stride()
+        assert fallen_back.dtype == dtype and fallen_back.stride() == native.stride()
+        assert {warning.filename for warning in caught} == {__file__}
+        torch.testing.assert_close(its_lse, lse, rtol=1e-5, atol=1e-5)
 
 
 def test_build_info() -> None:

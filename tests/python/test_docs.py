@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 from pathlib import Path
 
@@ -48,6 +49,21 @@ def test_a_generated_page_is_current(name: str) -> None:
     assert (ROOT / f"docs/{name}.md").read_text() == module.page(), (
         f"docs/{name}.md is out of date: python scripts/generate_{name}.py"
     )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_the_package_exist(page: Path) -> None:
+    for name in set(re.findall(r"\bblackwell_sparsek(?:\.[A-Za-z]\w*)+", page.read_text())):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            pytest.fail(f"{page.name}: {name}: {error}")
+
+
+def test_the_reference_has_inherited_methods() -> None:
+    page = (ROOT / "docs/api_reference.md").read_text()
+    for name in ("from_dense", "sliding_window", "top_k", "pooled_scores", "update_"):
+        assert f"#### `BlockMask.{name}`" in page
 
 
 def test_every_public_function_has_a_full_docstring() -> None:

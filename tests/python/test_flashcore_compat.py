@@ -74,6 +74,8 @@ def test_wrong_inputs_raise_as_in_the_new_library() -> None:
     q, k, v = _inputs()
     with pytest.raises((ValueError, TypeError), match="K"):
         build_baseline().forward(q, k.float(), v)
+    with pytest.raises(TypeError, match=r"^Q: must be a torch.Tensor; got ndarray"):
+        build_baseline().forward(q.numpy(), k, v)
     with pytest.raises(TypeError):
         build_baseline().forward(q, k, v, True)
 

@@ -128,6 +128,9 @@ def test_compile_command_fills_the_cache(kernel_dir: Path, monkeypatch: pytest.M
     assert code == 0 and "vehicle_p128" not in output
     assert run("compile", "--arch", "100a")[0] == 2
     assert run("compile", "no_such_kernel")[0] == 2
+    set_default_config(Config(build_dir="/proc/no"))
+    code, output = run("compile")
+    assert code == 1 and "/proc/no cannot be written" in output
 
 
 @needs_nvrtc

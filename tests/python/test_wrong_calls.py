@@ -72,6 +72,7 @@ WRONG = [
     Wrong("Q is int64", lambda: {"Q": torch.ones(2, 4, 70, 32, dtype=torch.int64)}, T, "Q", "int64", "float()"),
     Wrong("Q is bool", lambda: {"Q": torch.ones(2, 4, 70, 32, dtype=torch.bool)}, T, "K", "float32", "to("),
     Wrong("Q is complex", lambda: {"Q": N(2, 4, 70, 32, dtype=torch.complex64)}, T, "Q", "complex64", "float()"),
+    Wrong("all float8", lambda: {n: t.to(torch.float8_e5m2) for n, t in tensors().items()}, T, "Q", "12 of 8 bits", "float()"),
     Wrong("all float64", lambda: {n: t.double() for n, t in tensors().items()}, T, "Q", "float64", "float()"),
     Wrong("all bool", lambda: {n: t > 0 for n, t in tensors().items()}, T, "Q", "bool", "float()"),
     Wrong("K is float16", lambda: {"K": N(2, 2, 90, 32).half()}, T, "K", "float16", "to(Q.dtype)"),
@@ -105,6 +106,7 @@ WRONG = [
     Wrong("window of three", lambda: {"window": (1, 2, 3)}, V, "window", "(1, 2, 3)", "(left, right)"),
     Wrong("window of floats", lambda: {"window": (1.0, 0)}, T, "window", "1.0", "(left, right)"),
     Wrong("window of bools", lambda: {"window": (True, False)}, T, "window", "True", "(left, right)"),
+    Wrong("window far below", lambda: {"window": (-(10**30), 0)}, V, "window", "-1099511627776", "None"),
     Wrong("window -2", lambda: {"window": (-2, 0)}, V, "window", "-2", "None"),
     Wrong("return_lse a str", lambda: {"return_lse": "yes"}, T, "return_lse", "'yes'", "return_lse=True"),
     # attn_mask
@@ -119,10 +121,10 @@ WRONG = [
     Wrong("blocks of another batch", lambda: {"block_mask": blocks(3, 1, 2, 2)}, V, "block_mask", "3", "batch"),
     Wrong("blocks of 3 heads", lambda: {"block_mask": blocks(1, 3, 2, 2)}, V, "block_mask", "3", "heads"),
     # out
-    Wrong("out of another shape", lambda: {"out": N(2, 4, 70, 32)}, V, "out", "[2, 4, 70, 32]", "agree"),
-    Wrong("out of another dtype", lambda: {"out": N(2, 4, 70, 48).half()}, T, "out", "float16", "to(Q.dtype)"),
-    Wrong("out on meta", lambda: {"out": N(2, 4, 70, 48, device="meta")}, V, "out", "meta", "to(Q.device)"),
-    Wrong("out with stride 2", lambda: {"out": N(2, 4, 70, 96)[..., ::2]}, V, "out", "2]", "contiguous()"),
+    Wrong("out of another shape", lambda: {"out": N(2, 4, 70, 32)}, V, "out", "[2, 4, 70, 32]", "Leave `out`"),
+    Wrong("out of another dtype", lambda: {"out": N(2, 4, 70, 48).half()}, T, "out", "float16", "Leave `out`"),
+    Wrong("out on meta", lambda: {"out": N(2, 4, 70, 48, device="meta")}, V, "out", "meta", "Leave `out`"),
+    Wrong("out with stride 2", lambda: {"out": N(2, 4, 70, 96)[..., ::2]}, V, "out", "2]", "Leave `out`"),
     Wrong("out overlaps itself", lambda: {"out": N(1, 4, 70, 48).expand(2, 4, 70, 48)}, V, "out", "[0,", "owns"),
 ]  # fmt: skip
 
@@ -222,3 +224,15 @@ def test_a_block_mask_for_other_lengths(q_len: int, kv_len: int) -> None:
         .isfinite()
         .all()
     )
+
+
+def test_arrays_of_another_library() -> None:
+    call = tensors()
+    arrays = {name: tensor.numpy() for name, tensor in call.items()}
+    out = torch.empty(2, 4, 70, 48)
+    assert attention_forward(**arrays, out=out) is out
+    assert torch.equal(out, attention_forward(**call))
+    with pytest.raises(TypeError, match=r"^out: must be given.*; got None\."):
+        attention_forward(**arrays)
+    with pytest.raises(TypeError, match=r"^return_lse: must be False.*; got True\..*as_tensor"):
+        attention_forward(**arrays, out=out, return_lse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,11 +93,15 @@ def bench(
                 _check_plot(plot)
                 _draw(result, plot)
             return
+        if columns is not None:
+            raise ValueError("columns: is for --markdown; got no such file. Leave it out.")
         place = _device(device)
         chosen = chosen_cases(cases or ["trial" if place == "cpu" else "small"], quick)
         counts = _threads(threads, place)
         if plot is not None:
             _check_plot(plot)
+        if json_file is not None:
+            _check_folder("json", json_file)
         if place == "cpu":
             result = _result(place, repetitions, commit)
             run = _cpu_run(chosen, counts, repetitions)
@@ -315,3 +320,11 @@ def _check_plot(path: Path) -> None:
         raise ImportError("--plot needs matplotlib: pip install blackwell-sparsek[plot]")
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"plot: must end in .png, .svg or .pdf; got {path.name!r}. Rename it.")
+    _check_folder("plot", path)
+
+
+def _check_folder(option: str, path: Path) -> None:
+    """Before the run, whose figures would be lost."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        rule = "must be a file in a folder that is there and can be written"
+        raise ValueError(f"{option}: {rule}; got {str(path)!r}. Make the folder, or name another.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from blackwell_sparsek import _C
 
@@ -56,7 +56,7 @@ def cache_command(
     if as_json:
         print(json.dumps(contents, indent=1))
         return
-    table = Table("kernel", "KB", "last used", title=contents["folder"])
+    table = Table(Column("kernel", overflow="fold"), "KB", "last used", title=contents["folder"])
     for kernel in contents["kernels"]:
         table.add_row(kernel["name"], f"{kernel['bytes'] / 1024:.0f}", kernel["last_used"])
     console.print(table)

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from blackwell_sparsek import _C
+from blackwell_sparsek.commands.doctor import cache_findings
 from blackwell_sparsek.core import get_default_config
 
 DEFAULT_JOBS = min(8, os.cpu_count() or 1)
@@ -40,7 +41,8 @@ def compile_command(
     """Fill the kernel cache ahead of time. Needs no GPU.
 
     Kernels that the package carries as machine code, or that the cache holds, are not compiled
-    again. Ends with 1 where a kernel did not compile, with 2 where no kernel matches.
+    again. Ends with 1 where a kernel did not compile or the cache cannot be written, with 2 where
+    no kernel matches.
     """
     console = Console()
     arch = arch or get_default_config().cuda_arch
@@ -57,7 +59,12 @@ def compile_command(
             console.print(kernel[0], markup=False)
         return
 
-    table = Table("kernel", "architecture", "from", "seconds", "KB", title="Machine code")
+    for finding in cache_findings():
+        if finding.state != "ok":
+            console.print(f"{finding.text}. {finding.remedy}", style="red", markup=False)
+            raise typer.Exit(1)
+    kernel_column = Column("kernel", overflow="fold")
+    table = Table(kernel_column, "architecture", "from", "seconds", "KB", title="Machine code")
     failed: list[tuple[str, str]] = []
     with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(jobs) as pool:
         task = progress.add_task("compiling", total=len(kernels))

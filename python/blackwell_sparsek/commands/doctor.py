@@ -45,6 +45,8 @@ def doctor(
 
 def examine() -> list[Finding]:
     """All findings, in the order of the report. A check that fails is a finding, not an error."""
+    from blackwell_sparsek.core import get_default_config
+
     checks: tuple[Callable[[], list[Finding]], ...] = (
         _package,
         _cpu,
@@ -52,11 +54,15 @@ def examine() -> list[Finding]:
         _gpu,
         _packed_kernels,
         _compiler,
-        _cache,
+        cache_findings,
         _kernels,
         _configuration,
         _integrations,
     )
+    try:
+        get_default_config()
+    except ValueError as error:  # of the environment: every call raises it
+        return [*_package(), Finding("environment", "problem", str(error))]
     findings: list[Finding] = []
     for check in checks:
         try:
@@ -252,7 +258,7 @@ def _compiler() -> list[Finding]:
     return [Finding("NVRTC", "info", text, remedy)]
 
 
-def _cache() -> list[Finding]:
+def cache_findings() -> list[Finding]:
     import tempfile
     from pathlib import Path
 
@@ -296,8 +302,10 @@ def _kernels() -> list[Finding]:
             text = f"runs on {', '.join(takes)}{by_name}: {summary}"
             found.append(Finding(f"kernel {name}", "ok", text))
         else:
-            reasons = " ".join(dict.fromkeys(why for _, why in answers.values()))
-            found.append(Finding(f"kernel {name}", "info", f"{summary}. Not here: {reasons}"))
+            # The last line of a message is the reasons of the kernel that was asked for.
+            whys = dict.fromkeys(why.rpartition(f"  {name}: ")[2] for _, why in answers.values())
+            text = f"{summary}. Does not take [1, 2, 128, 64] here: {'; '.join(whys)}"
+            found.append(Finding(f"kernel {name}", "info", text))
     return found
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 class Pattern(str, Enum):
@@ -21,6 +21,21 @@ class Pattern(str, Enum):
 @app.callback()
 def _mask() -> None:
     """Look at block masks."""
+
+
+def _load(file: Path) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or "it is empty"
+        raise ValueError(
+            f"file: must be one that torch.save wrote; got {file}: {reason}. "
+            "Save a bool tensor by torch.save."
+        ) from error
 
 
 @app.command()
@@ -65,8 +80,7 @@ def show(
     keys = kv_len or q_len
     try:
         if file is not None:
-            dense = torch.load(file, weights_only=True, map_location="cpu")
-            mask = BlockMask.from_dense(dense, size)
+            mask = BlockMask.from_dense(_load(file), size)
         elif pattern is Pattern.window:
             mask = BlockMask.sliding_window(q_len, keys, left, right, sink, block_size=size)
         elif pattern is Pattern.strided:

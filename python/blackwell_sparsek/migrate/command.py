@@ -51,6 +51,9 @@ def migrate_command(
         if not checklist:
             raise typer.BadParameter("name at least one file or directory", param_hint="PATH")
         paths = [Path(".")]
+    missing = [path for path in paths if not path.exists()]
+    if checklist and missing:
+        raise typer.BadParameter(f"no such file or directory: {missing[0]}", param_hint="PATH")
     console = Console(stderr=True)
     try:
         _extra.require("libcst", "nbformat")

@@ -77,6 +77,8 @@ def below(top: Path) -> Iterator[Path]:
 def read(path: Path) -> Text:
     """Read a Python file by its own rules (BOM, coding line) or a notebook (UTF-8)."""
     if path.suffix not in SUFFIXES:
+        if not path.exists():
+            raise FileProblem("no such file or directory")
         raise FileProblem(f"not a Python file or notebook ({', '.join(sorted(SUFFIXES))})")
     try:
         data = path.read_bytes()

@@ -89,15 +89,17 @@ def _plan_object(view: View, plan: Plan, writes: list[_Write]) -> bool:
 
     A second Config would take the first one's options back, so anything else stays environment.
     """
+    if not writes:
+        return False
     lines = [view.parent(write.node) for write in writes]
-    block = view.parent(lines[0]) if lines and lines[0] is not None else None
+    block = view.parent(lines[0]) if lines[0] is not None else None
     body = getattr(block, "body", ())
     places = [i for i, statement in enumerate(body) if any(statement is line for line in lines)]
     plain = all(isinstance(w.node, cst.Assign) and len(w.line_of(view)) == 1 for w in writes)
     adjacent = len(places) == len(writes) and places == list(
         range(places[0], places[0] + len(places))
     )
-    if not (writes and plain and adjacent):
+    if not (plain and adjacent):
         return False
     options = ", ".join(write.as_option() for write in writes)
     call = cst.parse_expression(f"set_default_config(Config({options}))")

@@ -65,6 +65,11 @@ def compare_to_sdpa(
                 f"{name}: must be a 4-dimensional torch.Tensor [batch, heads, length, head_dim]; "
                 f"got {got}. Add the missing dimensions."
             )
+    if not callable(kernel_fn):
+        raise TypeError(
+            f"kernel_fn: must be callable; got {type(kernel_fn).__name__}. "
+            "Leave it out to compare attention_forward."
+        )
     options: dict[str, Any] = {} if scale is None else {"scale": scale}
 
     def kernel() -> Tensor:

@@ -159,6 +159,9 @@ def test_what_is_not_supported_says_so() -> None:
     with pytest.raises(UnsupportedError, match="alibi_slopes: must be None"):
         flash_attn.flash_attn_func(q, k, v, alibi_slopes=torch.ones(4))
     cu = torch.tensor([0, 20], dtype=torch.int32)
+    for window in (5, None, (1,)):
+        with pytest.raises(TypeError, match="window_size: must be a pair"):
+            flash_attn.flash_attn_func(q, k, v, window_size=window)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="block_table: must be None"):
         flash_attn.flash_attn_varlen_func(
             q[0], k[0], v[0], cu, cu, 20, 20, block_table=torch.zeros(1, 1, dtype=torch.int32)

@@ -93,6 +93,11 @@ def test_config_object_takes_adjacent_lines_only() -> None:
     assert "BSK_DEBUG" in migrate_source(apart, config_object=True).source
 
 
+def test_config_object_where_nothing_is_configured() -> None:
+    code = "from flashcore import build_baseline\nout = build_baseline().forward(Q, K, V)\n"
+    assert migrate_source(code, config_object=True).source == migrate_source(code).source
+
+
 def test_invalid_python_is_named_with_its_place() -> None:
     with pytest.raises(SourceError, match=r"line 2"):
         migrate_source("import flashcore\nprint 'x'\n")

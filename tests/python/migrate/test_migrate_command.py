@@ -28,6 +28,11 @@ def _run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def test_a_checklist_of_a_path_that_is_not_there_is_a_wrong_command_line(tmp_path: Path) -> None:
+    code, out, err = _run("--checklist", tmp_path / "typo")
+    assert (code, out) == (2, "") and "no such file or directory" in err
+
+
 def test_diff_is_the_default(tmp_path: Path) -> None:
     path = tmp_path / "a.py"
     path.write_text(OLD)

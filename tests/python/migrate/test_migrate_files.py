@@ -146,6 +146,8 @@ def test_directories_are_walked_without_environments_and_version_control(tmp_pat
     assert named.changed
     (other,) = migrate_paths([tmp_path / "notes.txt"])
     assert "not a Python file" in (other.problem or "")
+    (missing,) = migrate_paths([tmp_path / "typo"])
+    assert missing.problem == "no such file or directory"
 
 
 PROVIDER = """\

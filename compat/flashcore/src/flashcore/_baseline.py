@@ -40,6 +40,12 @@ class Baseline:
         float16 or bfloat16, on the CPU also float32. Returns Q's shape and dtype.
         Raises ValueError or TypeError, from BlackwellSparseK, for shapes, dtypes and devices.
         """
+        for name, tensor in (("Q", Q), ("K", K), ("V", V)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(
+                    f"{name}: must be a torch.Tensor; got {type(tensor).__name__}. "
+                    "Convert it with torch.as_tensor."
+                )
         reason = self._unsupported(Q)
         if reason is None:
             try:
