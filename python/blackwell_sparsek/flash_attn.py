@@ -74,7 +74,7 @@ def flash_attn_func(
         v,
         softmax_scale,
         is_causal="lower_right" if causal else False,
-        window=_window(window_size),
+        window=window_size,
         softcap=softcap or None,
         block_mask=block_mask,
         return_lse=return_attn_probs,
@@ -203,15 +203,11 @@ def flash_attn_varlen_func(
         max(max_seqlen_q, max_seqlen_k),
         softmax_scale,
         is_causal="lower_right" if causal else False,
-        window=_window(window_size),
+        window=window_size,
         softcap=softcap or None,
         return_lse=return_attn_probs,
     )
     return (*result, None) if return_attn_probs else result
-
-
-def _window(window_size: tuple[int, int]) -> tuple[int, int] | None:
-    return None if tuple(window_size) == (-1, -1) else (window_size[0], window_size[1])
 
 
 def _refuse(dropout_p: float, alibi_slopes: Tensor | None) -> None:
