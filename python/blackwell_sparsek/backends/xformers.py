@@ -7,7 +7,9 @@ are on the host already in xFormers' biases. The backward does not exist yet and
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,8 +24,18 @@ from blackwell_sparsek.layouts import attention_bshd
 
 __all__ = ["BlockSparseBias", "SparseKBwOp", "SparseKFwOp"]
 
-require_framework("xformers.ops", "xformers")
-_fmha = require_framework("xformers.ops.fmha", "xformers")
+
+def _import_fmha() -> Any:
+    """xFormers' attention, or MSLK's, from which xFormers' own is to come after 0.0.35."""
+    try:
+        return importlib.import_module("xformers.ops.fmha")
+    except ImportError:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module("mslk.attention.fmha")
+    return require_framework("xformers.ops.fmha", "xformers")
+
+
+_fmha = _import_fmha()
 _bias = _fmha.attn_bias
 
 _NO_BACKWARD = "the backward of BlackwellSparseK does not exist yet"
@@ -128,6 +140,12 @@ _PACKED: dict[type, Callable[[Any], _Rules]] = {
     _bias.PagedBlockDiagonalGappyKeysMask: _nothing,
     _bias.PagedBlockDiagonalCausalWithOffsetGappyKeysMask: _lower_right,
 }
+for _name, _rule in (  # MSLK has them, xFormers 0.0.35 has not
+    ("BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask", _window),
+    ("PagedBlockDiagonalCausalLocalPaddedKeysMask", _lower_right_local),
+):
+    if hasattr(_bias, _name):
+        _PACKED[getattr(_bias, _name)] = _rule
 
 
 class SparseKFwOp(_fmha.AttentionFwOpBase):  # type: ignore[misc, name-defined]
@@ -262,7 +280,8 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, inp: Any) -> tuple[Tensor
     rules = _PACKED[type(inp.attn_bias)](inp.attn_bias)
     out = query.new_zeros((*query.shape[:3], value.shape[3]))
     lse = query.new_full((1, query.shape[2], query.shape[1]), -torch.inf, dtype=torch.float32)
-    intervals = inp.attn_bias.q_seqinfo.intervals()
+    intervals = list(inp.attn_bias.q_seqinfo.intervals())
+    _check_tokens("query", query, intervals[-1][1] if intervals else 0)
     pairs = zip(intervals, _keys_and_values(key, value, inp.attn_bias), strict=True)
     for (first, last), (keys, values) in pairs:
         if first == last:
@@ -284,6 +303,7 @@ def _keys_and_values(key: Tensor, value: Tensor, bias: Any) -> Iterator[tuple[Te
     info = bias.k_seqinfo
     if not hasattr(bias, "block_tables"):
         for first, last in info.intervals():
+            _check_tokens("key", key, last)
             yield key[:, first:last], value[:, first:last]
         return
     size = bias.page_size
@@ -294,3 +314,11 @@ def _keys_and_values(key: Tensor, value: Tensor, bias: Any) -> Iterator[tuple[Te
         table = bias.block_tables[i, : -(-end // size)].long()
         keys, values = (t[table].flatten(0, 1)[None, first:end] for t in pages)
         yield keys, values
+
+
+def _check_tokens(name: str, tensor: Tensor, needed: int) -> None:
+    if tensor.shape[1] < needed:
+        raise ValueError(
+            f"{name}: must have the {needed} tokens that attn_bias counts; got {tensor.shape[1]}. "
+            "Make the bias of this tensor's lengths."
+        )

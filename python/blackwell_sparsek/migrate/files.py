@@ -51,11 +51,11 @@ def walk(paths: Iterable[Path]) -> Iterator[Path]:
     Version control, caches and virtual environments are skipped unless named themselves. A path
     that doesn't exist is yielded too, so that reading it reports it.
     """
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in paths:
         below_path = (p for p in below(path) if p.suffix in SUFFIXES)
         for found in below_path if path.is_dir() else [path]:
-            real = found.resolve()
+            real = os.path.realpath(found)  # Path.resolve raises where links lead in a circle
             if real not in seen:
                 seen.add(real)
                 yield found

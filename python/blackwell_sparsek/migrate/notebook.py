@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import libcst as cst
 
+from blackwell_sparsek.migrate.analysis import OLD
 from blackwell_sparsek.migrate.files import FileProblem
+from blackwell_sparsek.migrate.plan import Finding
 
 _MAGIC_LINE = re.compile(r"^(?P<indent>\s*)(?:[%!?].*|[\w., \[\]\"']+=\s*[%!].*|[^#'\"]*\?\s*)$")
 _PYTHON_CELL_MAGICS = frozenset({"%%time", "%%timeit", "%%capture", "%%prun"})
+_MARKER = re.compile(r"^([ \t]*)__bsk_magic_(\d+)__$", re.MULTILINE)
+_OLD_WORD = re.compile(rf"\b({OLD}|CUDA_ARCH)\b")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -35,6 +40,19 @@ class Notebook:
         """Words that magics use."""
         return frozenset(word for line in self.magics for word in _WORD.findall(line))
 
+    def findings(self) -> Iterator[Finding]:
+        """A finding for each magic that names FlashCore: no tool knows what the shell does with it."""
+        for number, line in enumerate(self.source.split("\n"), 1):
+            marker = _MARKER.match(line)
+            if marker is not None and _OLD_WORD.search(magic := self.magics[int(marker[2])]):
+                yield Finding(
+                    number,
+                    len(marker[1]) + 1,
+                    "imports",
+                    f"`{magic.splitlines()[0].strip()}` names FlashCore in a magic",
+                    "rewrite that line by hand",
+                )
+
     def place(self, line: int) -> tuple[int, int]:
         """(cell, counted from 1 among all cells; line in that cell) of a line of `source`."""
         for index in reversed(range(len(self.starts))):
@@ -50,12 +68,7 @@ class Notebook:
         return [self._restore(part[:-1]) for part in parts[:-1]]
 
     def _restore(self, text: str) -> str:
-        return re.sub(
-            r"^([ \t]*)__bsk_magic_(\d+)__$",
-            lambda match: self.magics[int(match[2])],
-            text,
-            flags=re.MULTILINE,
-        )
+        return _MARKER.sub(lambda match: self.magics[int(match[2])], text)
 
     def render(self, source: str) -> str:
         """The notebook's JSON with the cells of `source`, formatted as the file was."""

@@ -91,7 +91,8 @@ def _migrate(
             report.before, report.after = [("", source.code)], [("", new)]
         else:
             new = book.render(result.source) if result.source != source.code else source.file.text
-            report.findings = [_in_cell(book, finding) for finding in result.findings]
+            findings = sorted({*result.findings, *book.findings()})
+            report.findings = [_in_cell(book, finding) for finding in findings]
             names = [f"cell {index + 1}" for index in book.cells]
             report.before = list(zip(names, book.split(book.source), strict=True))
             report.after = list(zip(names, book.split(result.source), strict=True))

@@ -29,14 +29,14 @@ def list_strings(view: View) -> Iterator[Finding]:
             continue
         parts = text.split(".")
         is_path = all(part.isidentifier() for part in parts)
-        if is_path and (parts[0] == OLD or parts[-1] == _BUILD):
-            if _called(view, node) in _IMPORTERS or isinstance(view.parent(node), cst.Annotation):
-                yield view.finding(
-                    node,
-                    "imports",
-                    f"`{text}` is named in a string",
-                    "rewrite it by hand to what replaces it in `blackwell_sparsek`",
-                )
+        imported = is_path and (parts[0] == OLD or parts[-1] == _BUILD)
+        if (imported and _called(view, node) in _IMPORTERS) or _annotates(view, node, text):
+            yield view.finding(
+                node,
+                "imports",
+                f"`{text}` is named in a string",
+                "rewrite it by hand to what replaces it in `blackwell_sparsek`",
+            )
         elif _IMPORT_LINE.search(text):
             yield view.finding(
                 node,
@@ -45,6 +45,13 @@ def list_strings(view: View) -> Iterator[Finding]:
                 "rewrite that code by hand",
                 blocking=_runs(view, node),
             )
+
+
+def _annotates(view: View, node: cst.CSTNode, text: str) -> bool:
+    """Whether the string is (in) a type annotation of which FlashCore is a part."""
+    return not {OLD, _BUILD}.isdisjoint(_WORD.findall(text)) and (
+        view.enclosing(node, cst.Annotation) is not None
+    )
 
 
 def words_in_code(view: View) -> frozenset[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blackwell_sparsek import UnsupportedError
 from blackwell_sparsek.backends import register_transformers
+from blackwell_sparsek.backends.transformers import attention
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -206,6 +207,53 @@ def test_sinks_raise() -> None:
         model(tokens(1, 5))
 
 
+@pytest.mark.parametrize("family", ["Bloom", "XGLM"])
+def test_models_that_compute_attention_themselves_are_refused(family: str) -> None:
+    """transformers lets them have any name; their own code would add our bool mask to the scores."""
+    config = getattr(transformers, f"{family}Config")(vocab_size=100, hidden_size=64, n_layer=1)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=OURS)
+    with torch.no_grad(), pytest.raises(UnsupportedError, match=f"for models of {family}"):
+        model(tokens(1, 5))
+
+
+def test_compiled_models() -> None:
+    torch._dynamo.reset()
+    model, ids = model_of("llama"), tokens(2, 11)
+    valid = torch.ones(2, 11, dtype=torch.long)
+    valid[0, :4] = 0
+    inputs = {"input_ids": ids, "attention_mask": valid}
+    expected = logits(model, "eager", **inputs)[valid.bool()]
+    model.set_attn_implementation(OURS)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        result = compiled(**inputs, use_cache=False).logits[valid.bool()]
+    torch.testing.assert_close(result, expected, rtol=2e-4, atol=2e-4)
+    config = transformers.BloomConfig(vocab_size=100, hidden_size=64, n_layer=1)
+    bloom = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=OURS)
+    with torch.no_grad(), pytest.raises(UnsupportedError, match="must be 'eager' for models"):
+        torch.compile(bloom, backend="aot_eager")(ids)
+
+
+@pytest.mark.parametrize("name", ["s_aux", "sinks", "indices", "block_indices", "cache"])
+def test_what_changes_the_result_is_refused(name: str) -> None:
+    """DeepSeek-V3.2 and MiniMax-M3 pass what their indexers pick, which sdpa has in its mask."""
+    qkv = (torch.ones(1, 2, 7, 16),) * 3
+    with pytest.raises(UnsupportedError, match=f"{name}: must be None"):
+        attention(torch.nn.Module(), *qkv, None, **{name: torch.zeros(1, 7, 3)})
+
+
+def test_packed_sequences(calls: Any) -> None:
+    model, ids = model_of("llama"), tokens(1, 12)
+    starts = torch.tensor([0, 5, 12], dtype=torch.int32)
+    positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
+    packed = {"input_ids": ids, "position_ids": positions, "cu_seq_lens_q": starts}
+    expected = [logits(model, "eager", input_ids=part) for part in (ids[:, :5], ids[:, 5:])]
+    result = logits(model, OURS, **packed)
+    torch.testing.assert_close(result, torch.cat(expected, 1), rtol=2e-4, atol=2e-4)
+    with torch.no_grad(), pytest.raises(UnsupportedError, match="cu_seq_lens_q: must come with"):
+        model(**packed, use_cache=True)  # for which transformers makes no mask
+
+
 def test_training_raises() -> None:
     model = model_of("llama")
     model.set_attn_implementation(OURS)
@@ -214,8 +262,6 @@ def test_training_raises() -> None:
 
 
 def test_position_bias_and_refusals() -> None:
-    from blackwell_sparsek.backends.transformers import attention
-
     module = torch.nn.Module()
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 7, 16, generator=g) for _ in range(3))
@@ -232,7 +278,5 @@ def test_position_bias_and_refusals() -> None:
     torch.testing.assert_close(out, expected.transpose(1, 2))
     with pytest.raises(UnsupportedError, match="dropout: must be 0"):
         attention(module, q, k, v, None, dropout=0.1)
-    with pytest.raises(UnsupportedError, match="cache: must be None"):
-        attention(module, q, k, v, None, cache=object())
     with pytest.warns(UserWarning, match="output_attentions=True"):
         attention(module, q, k, v, None, output_attentions=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -227,6 +229,31 @@ def test_reasons_are_ours_and_theirs() -> None:
     assert any("stride 1" in r for r in SparseKFwOp.not_supported_reasons(inputs(strided, k, v)))
     with pytest.raises(ValueError, match="dropout"):
         xops.memory_efficient_attention(q, k, v, p=0.1, op=OP)
+
+
+def test_packed_tokens_must_be_as_many_as_the_bias_counts() -> None:
+    bias = biases.BlockDiagonalCausalFromBottomRightMask.from_seqlens(Q_LENGTHS, KV_LENGTHS)
+    q, k, v = tensors(1, Q_LEN, KV_LEN)
+    with pytest.raises(ValueError, match="query: must have the 40 tokens that attn_bias counts"):
+        xops.memory_efficient_attention(q[:, 1:], k, v, bias, op=OP)
+    with pytest.raises(ValueError, match="key: must have the 56 tokens that attn_bias counts"):
+        xops.memory_efficient_attention(q, k[:, 1:], v[:, 1:], bias, op=OP)
+
+
+def test_mslk_without_xformers() -> None:
+    """xFormers' attention under MSLK's name stands for MSLK, whose classes are the same ones."""
+    code = (
+        "import sys, types, xformers.ops.fmha as fmha;"
+        "sys.modules['mslk'] = types.ModuleType('mslk');"
+        "sys.modules['mslk.attention'] = types.ModuleType('mslk.attention');"
+        "sys.modules['mslk.attention.fmha'] = fmha;"
+        "sys.modules['xformers.ops.fmha'] = None;"
+        "from blackwell_sparsek.backends import SparseKFwOp as Fw, SparseKBwOp as Bw;"
+        "import torch; q = torch.randn(1, 8, 2, 32);"
+        "assert issubclass(Fw, fmha.AttentionFwOpBase);"
+        "fmha.memory_efficient_attention(q, q, q, op=(Fw, Bw))"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_backward_says_that_it_does_not_exist() -> None:

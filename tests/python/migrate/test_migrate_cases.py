@@ -113,3 +113,12 @@ def test_an_old_architecture_is_listed_with_the_three_options(value: str) -> Non
     # and it is still there when the rest of the file is migrated
     (finding,) = migrate_source(result.source).findings
     assert finding.blocking
+
+
+def test_annotations_in_strings_are_listed() -> None:
+    source = (
+        "from flashcore import build_baseline\n"
+        "def f(a: 'Optional[build_baseline]', b: list['flashcore.Kernel'], c: 'int') -> 'str': ...\n"
+    )
+    findings = migrate_source(source).findings
+    assert [(one.line, one.column) for one in findings] == [(2, 10), (2, 46)]

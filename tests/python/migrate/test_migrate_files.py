@@ -58,6 +58,18 @@ def test_line_ends_indentation_encoding_and_bom_are_kept(name: str, tmp_path: Pa
     assert path.read_bytes() == after
 
 
+def test_links_that_lead_nowhere_do_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "circle.py").symlink_to("circle.py")
+    (tmp_path / "gone.py").symlink_to("no_such_file.py")
+    (tmp_path / "good.py").write_text(
+        "import flashcore\nflashcore.build_baseline().forward(q, k, v)\n"
+    )
+    reports = {report.path.name: report for report in migrate_paths([tmp_path])}
+    assert "can't be read" in (reports["circle.py"].problem or "")
+    assert "can't be read" in (reports["gone.py"].problem or "")
+    assert reports["good.py"].changed
+
+
 def test_mode_and_links_are_kept_and_no_temporary_stays(tmp_path: Path) -> None:
     path = tmp_path / "tool.py"
     path.write_text(OLD)

@@ -50,7 +50,8 @@ def test_cells_are_migrated_together_and_magics_stay(tmp_path: Path) -> None:
     path = tmp_path / "a.ipynb"
     path.write_text(json.dumps(_book(*CELLS), indent=1, ensure_ascii=False) + "\n", "utf-8")
     (report,) = migrate_paths([path], write=True)
-    assert report.problem is None and not report.findings
+    assert report.problem is None
+    assert [(one.cell, one.line) for one in report.findings] == [(3, 1)]  # the shell's flashcore
     before = ["".join(cell["source"]) for cell in CELLS]
     assert _sources(path) == [
         before[0],
@@ -116,6 +117,19 @@ def test_a_kernel_in_a_magic_stays_and_the_place_is_the_cell(tmp_path: Path) -> 
     (finding,) = report.left
     assert (finding.cell, finding.line) == (2, 3)
     assert "magic" in finding.what
+
+
+def test_magics_that_name_flashcore_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    cells = (
+        _cell("x = 1\n!pip install flashcore"),
+        _cell("%%bash\nexport CUDA_ARCH=90"),
+        _cell("!pip install numpy\n%load_ext autoreload"),
+    )
+    path.write_text(json.dumps(_book(*cells), indent=1), "utf-8")
+    (report,) = migrate_paths([path])
+    assert [(one.cell, one.line) for one in report.left] == [(1, 2), (2, 1)]
+    assert "`!pip install flashcore`" in report.left[0].what
 
 
 def test_an_import_goes_to_the_first_cell(tmp_path: Path) -> None:
