@@ -42,10 +42,10 @@ __device__ __forceinline__ void transform_scores(float (&scores)[kCount],
 }
 
 // True when no rule of position or block bits removes a pair of these rows from the tile.
-template <int kBlockKeys, int kBlocks>
+template <int kBlockKeys, int kUnroll = 1, int kBlocks>
 __device__ __forceinline__ bool fully_visible(const TileRecord<kBlocks>& record, KeyRange every) {
   bool visible = true;
-#pragma unroll
+#pragma unroll kUnroll
   for (int b = 0; b < kBlocks; ++b) {
     const KeyBlock block = record.blocks[b];
     visible = visible && block.first_key >= every.begin &&
@@ -56,11 +56,11 @@ __device__ __forceinline__ bool fully_visible(const TileRecord<kBlocks>& record,
 
 // True when a block without bits has a key for each of some rows in a row. `every`: what all of
 // them see, from the last one's first key to the first one's end, which may lie in front of it.
-template <int kBlockKeys, int kBlocks>
+template <int kBlockKeys, int kUnroll = 1, int kBlocks>
 __device__ __forceinline__ bool seen_by_every_row(const TileRecord<kBlocks>& record,
                                                   KeyRange every) {
   bool seen = false;
-#pragma unroll
+#pragma unroll kUnroll
   for (int b = 0; b < kBlocks; ++b) {
     const KeyBlock block = record.blocks[b];
     seen = seen || (block.bits == nullptr && every.begin < block.first_key + kBlockKeys &&

@@ -84,6 +84,11 @@ struct ScoreTransform {
 // The keys of a tile: kBlocks blocks of kBlockKeys, each with a place of its own.
 template <int kBlocks>
 struct TileRecord {
+  // The copying threads have one of many blocks in shared memory while they make it, and loops over
+  // its blocks are not unrolled.
+  static constexpr bool kFitsInRegisters = kBlocks <= 2;
+  static constexpr int kUnroll = kFitsInRegisters ? kBlocks : 1;
+
   KeyBlock blocks[kBlocks];
   // Bit w: a rule of position or block bits removes pairs of consumer w's rows from the tile;
   // kEveryRowSees << w: each of those rows sees a key of it all the same; kHasNext: another tile of

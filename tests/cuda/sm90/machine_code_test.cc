@@ -97,7 +97,7 @@ std::vector<KernelRequest> compiled_here() {
       requests.push_back(request);
     }
   }
-  // Not documented, but with the least room for attn_mask.
+  // Not documented, but with the least room for attn_mask, or many blocks a tile.
   using sm90::attention_forward::ConfigChoice;
   constexpr arch::Element kFp16 = arch::Element::kFloat16;
   for (const ConfigChoice& choice : {
@@ -112,6 +112,9 @@ std::vector<KernelRequest> compiled_here() {
            ConfigChoice{kFp16, {192, 192, 2, 64, 64, 2}, true, tile::MaskType::kFloat16},
            ConfigChoice{kFp16, {128, 128, 2, 64, 64, 4}, true, tile::MaskType::kFloat32},
            ConfigChoice{kFp16, {128, 128, 1, 128, 64}, false, tile::MaskType::kKeys},
+           ConfigChoice{kFp16, {128, 128, 2, 128, 16}},
+           ConfigChoice{kFp16, {64, 64, 1, 128, 32}},
+           ConfigChoice{kFp16, {64, 64, 1, 128, 16, 2, 8}, true, tile::MaskType::kFloat16},
        }) {
     requests.push_back(sm90::attention_forward::request(choice));
   }

@@ -199,6 +199,8 @@ struct Config {
     arch::Barrier q_ready, q_free, all_tasks_done;
     arch::Barrier stage_ready[kStages], stage_free[kStages];
     arch::Barrier mask_ready[kMaskStages + 1][kMaskParts], mask_free[kMaskStages + 1][kMaskParts];
+    // Producer::load
+    tile::TileRecord<kBlocks> ahead[tile::TileRecord<kBlocks>::kFitsInRegisters ? 1 : 3];
   };
   static constexpr int kSharedBytes = kShape.shared_bytes();
   static_assert(sizeof(SharedMemory) <= kSharedBytes);

@@ -87,7 +87,7 @@ struct Producer {
                                               const Record& record, int columns, int head,
                                               int batch) {
     for (int column = 0; column < columns; column += arch::kSwizzleElements) {
-#pragma unroll
+#pragma unroll Record::kUnroll
       for (int b = 0; b < Config::kBlocks; ++b) {
         uint16_t* const destination = shared.stages[ring.stage] + column * Config::kKvTile +
                                       b * Config::kBlockKeys * arch::kSwizzleElements;
@@ -128,7 +128,9 @@ struct Producer {
 
   __device__ __forceinline__ void load(const Coordinates& at) {
     TileWalk<Config> walk(params, at);
-    Record current, following;
+    Record in_registers[3];
+    Record* const ahead = Record::kFitsInRegisters ? in_registers : shared.ahead;
+    Record &current = ahead[0], &following = ahead[1], &after = ahead[2];
     const bool any = begin(walk, current);
     if (any) follow(walk, current, following);
     // K before Q: it may already arrive while the task before still reads its Q.
@@ -142,7 +144,6 @@ struct Producer {
     }
     load_q(at);
     while (current.flags & Record::kHasNext) {
-      Record after;
       follow(walk, following, after);
       load_k(at, following);
       load_v(at, current);

@@ -74,7 +74,7 @@ struct MaskProducer {
   template <class Copy>
   static __device__ __forceinline__ void copy_boxes(const Record& record, uint8_t* destination,
                                                     const Copy& copy) {
-#pragma unroll
+#pragma unroll Record::kUnroll
     for (int b = 0; b < Config::kBlocks; ++b) {
       for (int key = 0; key < Config::kBlockKeys; key += Tile::kChunkKeys) {
         copy(destination, record.blocks[b].first_key + key);
@@ -141,7 +141,8 @@ struct MaskProducer {
     for_each_task(params, kEveryRound, [&](int task, int) {
       const Coordinates at = coordinates_of<Config>(params, task);
       TileWalk<Config> walk(params, at);
-      Record record;
+      Record in_registers;
+      Record& record = Record::kFitsInRegisters ? in_registers : shared.found[0];
       while (walk.next(record)) {
 #pragma unroll 1
         for (int w = 0; w < Config::kConsumers; ++w) {

@@ -68,10 +68,10 @@ class TileWalk {
 
   // Gathers the next tile's blocks, of those that `keeps` wants, and says which consumers must mask
   // it; false when none is left.
-  template <class Keeps>
+  template <int kUnroll = Config::kBlocks, class Keeps>
   __device__ __forceinline__ bool next(Record& record, Keeps keeps) {
     bool found = false;
-#pragma unroll
+#pragma unroll kUnroll
     for (int b = 0; b < Config::kBlocks; ++b) {
       bool more = blocks_.next(record.blocks[b]);
       while (more && !keeps(b, record.blocks[b])) more = blocks_.next(record.blocks[b]);
@@ -82,15 +82,15 @@ class TileWalk {
     for (int w = 0; w < Config::kConsumers; ++w) {
       const int row = first_row_ + 64 * w;
       const tile::KeyRange every = tile::keys_of_every_row(params_.visibility, row, row + 63);
-      if (!tile::fully_visible<Config::kBlockKeys>(record, every)) record.flags |= 1u << w;
-      if (Config::kBold && tile::seen_by_every_row<Config::kBlockKeys>(record, every)) {
+      if (!tile::fully_visible<Config::kBlockKeys, kUnroll>(record, every)) record.flags |= 1u << w;
+      if (Config::kBold && tile::seen_by_every_row<Config::kBlockKeys, kUnroll>(record, every)) {
         record.flags |= Record::kEveryRowSees << w;
       }
     }
     return found;
   }
   __device__ __forceinline__ bool next(Record& record) {
-    return next(record, [](int, const tile::KeyBlock&) { return true; });
+    return next<Record::kUnroll>(record, [](int, const tile::KeyBlock&) { return true; });
   }
 
  private:
