@@ -36,30 +36,23 @@ struct MaskTile {
     const int line = kBoxBytes % 1024 == 0 ? start : box + start;
     return start + (byte ^ ((line >> 7 & (kChunkBytes / 16 - 1)) << 4));
   }
-  // The row that has the mask of query row `row`: `row_step` is 1, or 0 where the tile has one row.
-  // In a group, rows of another head may lie behind the last one.
-  static __device__ __forceinline__ int stored_row(int row, int row_step, int last_row) {
-    if constexpr (kGroup > 1) {
-      if (row > last_row) row = last_row > 0 ? last_row : 0;
-    }
-    return row * row_step;
-  }
 };
 
 // Adds an additive mask to scores times `factor`, or removes what a bool mask hides. `stage`: the
-// masks of all consumers; `last_row`: of this one's.
+// masks of all consumers; `row_step`: 1, or 0 where the tile has one row. Behind a head's last row
+// there may be anything, the next head's in a group.
 template <class Config>
 __device__ __forceinline__ void apply_mask_tile(float (&scores)[Config::kKvTile / 2],
                                                 const uint8_t* stage, int consumer, int row_step,
-                                                int last_row, float factor) {
+                                                float factor) {
   using Tile = MaskTile<Config>;
   if constexpr (Tile::kElementBytes == 2) {
     // Four matrices of 8 rows and 8 keys at once: rows 0 and 8 of keys 0 and 8 of 16, each given to
     // the lanes as a fragment lies.
     const int lane = lane_index();
-    const int row = Tile::stored_row(
-        arch::thread_index() % arch::kWarpgroupThreads / arch::kWarpThreads * 16 + lane % 16,
-        row_step, last_row);
+    const int row =
+        (arch::thread_index() % arch::kWarpgroupThreads / arch::kWarpThreads * 16 + lane % 16) *
+        row_step;
 #pragma unroll
     for (int step = 0; step < Config::kKvTile / 16; ++step) {
       constexpr int kSteps = Tile::kChunkKeys / 16;
@@ -79,7 +72,7 @@ __device__ __forceinline__ void apply_mask_tile(float (&scores)[Config::kKvTile 
   } else {
 #pragma unroll
     for (int r = 0; r < kRowsPerThread; ++r) {
-      const int row = Tile::stored_row(fragment_row() + 8 * r, row_step, last_row);
+      const int row = (fragment_row() + 8 * r) * row_step;
 #pragma unroll
       for (int j = 0; j < Config::kKvTile / 8; ++j) {
         constexpr int kGroups = Tile::kChunkKeys / 8;

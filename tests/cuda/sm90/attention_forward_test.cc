@@ -174,5 +174,31 @@ TEST(EmulatedForward, SkippedKeysLeaveTheSameBits) {
   EXPECT_EQ(skipped.output(), computed.output());
 }
 
+// Behind the last rows of a head, tiles of a mask in groups have the next head's, here with biases
+// that would make maxima be raised.
+TEST(EmulatedForward, TheNextHeadsMaskChangesNoBits) {
+  constexpr int64_t kRows = 201, kKeys = 301;
+  const Case c = {.name = "next_head",
+                  .q_heads = 2,
+                  .q_len = kRows,
+                  .kv_len = kKeys,
+                  .mask_kind = MaskKind::kAdditive,
+                  .mask_dtype = DataType::kFloat16,
+                  .mask_shape = {1, 2, kRows, kKeys}};
+  test::Tensors before(c), after(c);
+  auto* const next = static_cast<uint16_t*>(const_cast<void*>(after.buffers.mask)) + kRows * kKeys;
+  for (int64_t i = 0; i < 64 * kKeys; ++i) {
+    if (i % kKeys >= 128) next[i] = 0x5380;  // 60
+  }
+  run(c, before, emulation::kTimings[0]);
+  run(c, after, emulation::kTimings[0]);
+  const auto a = before.output(), b = after.output();
+  const int64_t head = before.problem.out.stride[1], row = before.problem.out.stride[2];
+  for (int64_t i = 0; i < kRows; ++i) {  // of head 0
+    ASSERT_TRUE(std::equal(a.begin() + i * row, a.begin() + i * row + 64, b.begin() + i * row));
+  }
+  EXPECT_FALSE(std::equal(a.begin() + head, a.begin() + head + 64, b.begin() + head));
+}
+
 }  // namespace
 }  // namespace bsk::sm90::attention_forward

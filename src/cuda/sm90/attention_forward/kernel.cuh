@@ -256,8 +256,7 @@ struct Consumer {
     if constexpr (Config::kMaskTiles) {
       arch::barrier_wait(shared.mask_ready[mask_ring.stage][warpgroup], mask_ring.parity);
       tile::apply_mask_tile<Config>(s, shared.mask_tiles[mask_ring.stage], warpgroup,
-                                    params.mask.row_stride == 0 ? 0 : 1,
-                                    at.last_row - at.first_row - 64 * warpgroup, factor);
+                                    params.mask.row_stride == 0 ? 0 : 1, factor);
       free_mask_stage(warpgroup);
     }
     if constexpr (Config::kMasksKeys) {
