@@ -169,9 +169,7 @@ PyMethodDef methods[] = {
      "shared_bytes)) -> {kernel: [why it cannot take the problem on that device]}."},
     {"set_sources", set_sources_entry, METH_VARARGS,
      "set_sources(threads, device, stream): threads() -> int; device(index) -> (name, capability, "
-     "multiprocessors, shared_bytes); stream(index) -> int, asked where torch's DLPack does not "
-     "tell "
-     "it."},
+     "multiprocessors, shared_bytes); stream(index) -> int, asked where DLPack does not tell it."},
     {nullptr, nullptr, 0, nullptr},
 };
 

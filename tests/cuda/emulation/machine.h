@@ -16,7 +16,6 @@
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "src/cuda/arch/types.h"

@@ -50,11 +50,18 @@ bool one_cta_per_task(const AttentionProblem& problem) {
          (problem.block_mask.present && problem.block_mask.block_q == 64);
 }
 
+// Whether the copy engine can read a row of attn_mask, as far as that does not hang on where others
+// begin.
+bool mask_row_is_copied(const AttentionProblem& problem) {
+  const TensorLayout& mask = problem.mask;
+  return mask.address_alignment >= 16 && mask.shape[3] == problem.kv_len() &&
+         (mask.shape[3] == 1 || mask.stride[3] == 1);
+}
+
 // Whether the copy engine can bring attn_mask's tiles as they are.
 bool mask_is_copied(const AttentionProblem& problem) {
   const TensorLayout& mask = problem.mask;
-  if (mask.address_alignment < 16 || (mask.shape[3] > 1 && mask.stride[3] != 1)) return false;
-  if (mask.shape[3] != problem.kv_len()) return false;
+  if (!mask_row_is_copied(problem)) return false;
   for (int i = 0; i < 3; ++i) {
     if (mask.shape[i] > 1 &&
         (mask.stride[i] < 0 || mask.stride[i] * bytes_per_element(mask.dtype) % 16 != 0)) {
@@ -74,10 +81,7 @@ GroupedMask grouped_mask(const AttentionProblem& problem, const ConfigChoice& ch
   const TensorLayout& mask = problem.mask;
   const int64_t keys = problem.kv_len(), group = choice.shape.mask_group;
   const int chunk_bytes = tile::mask_chunk_bytes(choice.mask, choice.shape.block_keys);
-  if (group == 1 || mask.address_alignment < 16 || mask.shape[3] != keys ||
-      (keys > 1 && mask.stride[3] != 1) || 64 / group * chunk_bytes % 128 != 0) {
-    return {};
-  }
+  if (group == 1 || !mask_row_is_copied(problem) || 64 / group * chunk_bytes % 128 != 0) return {};
   int64_t strides[3], stride = 0;  // the least that is not 0
   for (int i = 0; i < 3; ++i) {
     strides[i] = mask.shape[i] == 1 ? 0 : mask.stride[i];
@@ -101,16 +105,6 @@ GroupedMask grouped_mask(const AttentionProblem& problem, const ConfigChoice& ch
   return grouped;
 }
 
-// `rows_of_group` rows of each of `groups` groups.
-cuda::TensorMapSpec group_map_spec(const AttentionProblem& problem, cuda::TensorMapSpec spec,
-                                   int64_t stride, int64_t group, int64_t rows_of_group,
-                                   int64_t groups) {
-  spec.dims = {(rows_of_group - 1) * stride + problem.kv_len(), groups, 1, 1};
-  spec.strides = {1, group * stride, 0, 0};
-  if (!mask_rows_repeat(problem)) spec.box[1] = static_cast<int32_t>(64 / group);
-  return spec;
-}
-
 cuda::TensorMapSpec mask_map_spec(const AttentionProblem& problem, const ConfigChoice& choice) {
   cuda::TensorMapSpec spec = tensor_map_spec("attn_mask", problem.mask, 64);
   if (mask_rows_repeat(problem)) spec.dims[1] = spec.box[1] = 1;
@@ -127,14 +121,17 @@ cuda::TensorMapSpec mask_map_spec(const AttentionProblem& problem, const ConfigC
 // engine does not take the mask.
 TensorMapSpecs mask_map_specs(const AttentionProblem& problem, const ConfigChoice& choice) {
   if (choice.shape.mask_bytes == 0) return {};
-  const cuda::TensorMapSpec spec = mask_map_spec(problem, choice);
+  cuda::TensorMapSpec spec = mask_map_spec(problem, choice);
   if (choice.shape.mask_group == 1) return {spec};
   const GroupedMask mask = grouped_mask(problem, choice);
   if (mask.rows.stride == 0) return {};
-  const int64_t group = choice.shape.mask_group, whole = mask.count / group,
-                rest = mask.count % group;
-  const auto of = [&](int64_t rows, int64_t groups) {
-    return group_map_spec(problem, spec, mask.rows.stride, group, rows, groups);
+  const int64_t stride = mask.rows.stride, group = choice.shape.mask_group,
+                whole = mask.count / group, rest = mask.count % group;
+  spec.strides = {1, group * stride, 0, 0};
+  if (!mask_rows_repeat(problem)) spec.box[1] = static_cast<int32_t>(64 / group);
+  const auto of = [&](int64_t rows, int64_t groups) {  // so many rows of each group
+    spec.dims = {(rows - 1) * stride + problem.kv_len(), groups, 1, 1};
+    return spec;
   };
   return {rest == 0 ? of(group, whole) : of(rest, whole + 1),
           whole == 0 ? of(rest, 1) : of(group, whole)};
