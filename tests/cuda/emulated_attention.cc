@@ -88,7 +88,10 @@ Tensors::Tensors(const Case& c) {
     const int64_t count = p.mask.shape[0] * p.mask.stride[0] - c.mask_gap;
     std::normal_distribution<float> normal;
     for (int64_t i = -c.mask_shift; i < count; ++i) {
-      const float bias = random() % 8 == 0 ? -kInfinity : 2.0f * normal(random);
+      float bias = random() % 8 == 0 ? -kInfinity : 2.0f * normal(random);
+      const int64_t row = i / p.mask.stride[2] % c.mask_shape[2], key = i % p.mask.stride[2];
+      bias += c.mask_slope * static_cast<float>(key);
+      if (key < row * c.mask_hides) bias = -kInfinity;
       const uint16_t bits = to_bits(bias, c.mask_dtype);
       switch (c.mask_dtype) {
         case DataType::kBool:

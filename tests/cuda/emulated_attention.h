@@ -29,6 +29,8 @@ struct Case {
   std::vector<int64_t> kept = {};    // keys that a bool mask keeps, of each of its batch entries
   int64_t mask_shift = 0;            // elements between an aligned address and the mask's
   int64_t mask_gap = 0;              // elements between its rows
+  float mask_slope = 0.0f;           // by which an additive mask rises from key to key
+  int64_t mask_hides = 0;            // row r of it hides the first r * mask_hides keys
   bool mask_transposed = false;      // columns far apart, rows side by side
   bool mask_expanded = false;        // stride 0 and the problem's size where the shape says 1
   int32_t block_q = 0, block_k = 0;  // 0 = no block mask

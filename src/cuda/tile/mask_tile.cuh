@@ -38,13 +38,14 @@ struct MaskTile {
   }
 };
 
-// Adds an additive mask to scores times `factor`, or removes what a bool mask hides. `stage`: the
-// masks of all consumers; `row_step`: 1, or 0 where the tile has one row. Behind a head's last row
-// there may be anything, the next head's in a group.
+// Adds an additive mask to scores times `factor` and takes `subtract` from them, or removes what a
+// bool mask hides. `stage`: the masks of all consumers; `row_step`: 1, or 0 where the tile has one
+// row. Behind a head's last row there may be anything, the next head's in a group.
 template <class Config>
 __device__ __forceinline__ void apply_mask_tile(float (&scores)[Config::kKvTile / 2],
                                                 const uint8_t* stage, int consumer, int row_step,
-                                                float factor) {
+                                                float factor,
+                                                const float (&subtract)[kRowsPerThread]) {
   using Tile = MaskTile<Config>;
   if constexpr (Tile::kElementBytes == 2) {
     // Four matrices of 8 rows and 8 keys at once: rows 0 and 8 of keys 0 and 8 of 16, each given to
@@ -66,7 +67,8 @@ __device__ __forceinline__ void apply_mask_tile(float (&scores)[Config::kKvTile 
         const float value = Config::kMask == MaskType::kFloat16 ? arch::half_to_float(bits)
                                                                 : arch::bfloat16_to_float(bits);
         float& score = scores[8 * step + i];
-        score = arch::fused_multiply_add(score, factor, kLog2e * value);
+        score = arch::fused_multiply_add(
+            score, factor, arch::fused_multiply_add(value, kLog2e, -subtract[i % 4 / 2]));
       }
     }
   } else {
@@ -89,8 +91,13 @@ __device__ __forceinline__ void apply_mask_tile(float (&scores)[Config::kKvTile 
         } else {
           uint32_t pair[2];
           arch::load_8_bytes(source, pair);
-          first = arch::fused_multiply_add(first, factor, kLog2e * arch::bits_float(pair[0]));
-          second = arch::fused_multiply_add(second, factor, kLog2e * arch::bits_float(pair[1]));
+          const auto biased = [&](float score, uint32_t bits) {
+            return arch::fused_multiply_add(
+                score, factor,
+                arch::fused_multiply_add(arch::bits_float(bits), kLog2e, -subtract[r]));
+          };
+          first = biased(first, pair[0]);
+          second = biased(second, pair[1]);
         }
       }
     }

@@ -155,6 +155,65 @@ __device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float
   exponentiate<kGroups>(scores, scale_log2, rows, [](float, float scale) { return scale; });
 }
 
+// What a row's biased scores are less by when they come: its maximum, or 0 while nothing was seen.
+__device__ __forceinline__ float subtracted(const SoftmaxRows& rows, int r) {
+  return rows.maximum[r] == kInfinity ? 0.0f : rows.maximum[r];
+}
+
+// update_maxima for scores from which `subtracted` was taken already, so that one comparison of
+// bits as integers, which takes three operands, finds any beyond the margin: what is below zero has
+// the sign. A NaN with a sign is not found; it reaches the sum all the same.
+template <arch::Element kElement, int kGroups>
+__device__ __forceinline__ bool follow_maxima(float (&scores)[4 * kGroups], SoftmaxRows& rows,
+                                              float (&correction)[kRowsPerThread]) {
+  const auto bits = [&scores](int i) { return static_cast<int>(arch::float_bits(scores[i])); };
+  int chains[2] = {bits(0), bits(1)};
+#pragma unroll
+  for (int i = 2; i < 4 * kGroups - 2; i += 4) {
+    chains[0] = arch::highest_of(chains[0], bits(i), bits(i + 1));
+    chains[1] = arch::highest_of(chains[1], bits(i + 2), bits(i + 3));
+  }
+  constexpr int kMarginBits = __builtin_bit_cast(int, kLazyMargin<kElement>);
+  const int highest =
+      arch::highest_of(arch::highest_of(chains[0], chains[1], bits(4 * kGroups - 2)),
+                       bits(4 * kGroups - 1), kMarginBits);
+  if (!arch::warp_any(highest != kMarginBits || rows.maximum[0] == kInfinity ||
+                      rows.maximum[1] == kInfinity)) {
+    return false;
+  }
+  float most[kRowsPerThread];
+  row_maxima<kGroups>(scores, 1.0f, most);
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) {
+    const float now = across_quad(most[r], [](float a, float b) { return arch::maximum(a, b); });
+    const bool seen = rows.maximum[r] != kInfinity;
+    correction[r] = 1.0f;
+    if (seen ? !(now <= kLazyMargin<kElement>) : !(now == kMinusInfinity)) {
+      const float raise = now == now ? now : 0.0f;
+      correction[r] = seen ? arch::exp2_approx(-raise) : 0.0f;
+      rows.maximum[r] = subtracted(rows, r) + raise;
+      rows.sum[r] *= correction[r];
+#pragma unroll
+      for (int i = 0; i < 2 * kGroups; ++i) scores[4 * (i / 2) + 2 * r + i % 2] -= raise;
+    }
+  }
+  return true;
+}
+
+// exponentiate for such scores.
+template <int kGroups>
+__device__ __forceinline__ void exponentiate_followed(float (&scores)[4 * kGroups],
+                                                      SoftmaxRows& rows) {
+  float sums[2 * kRowsPerThread] = {};
+#pragma unroll
+  for (int i = 0; i < 4 * kGroups; ++i) {
+    scores[i] = arch::exp2_approx(scores[i]);
+    sums[i % 4] += scores[i];
+  }
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) rows.sum[r] += sums[2 * r] + sums[2 * r + 1];
+}
+
 // Multiplies O's rows by `correction`.
 template <int kCount>
 __device__ __forceinline__ void rescale(float (&o)[kCount],

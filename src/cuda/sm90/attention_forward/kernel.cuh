@@ -207,6 +207,11 @@ struct Consumer {
   // Scores to weights, in turn where turns are taken; true where O must be corrected.
   __device__ __forceinline__ bool weigh(float (&s)[kScores], tile::SoftmaxRows& rows,
                                         float (&correction)[tile::kRowsPerThread], Maxima maxima) {
+    if constexpr (Config::kAdditive) {
+      const bool grown = tile::follow_maxima<Config::kElement, kScores / 4>(s, rows, correction);
+      tile::exponentiate_followed<kScores / 4>(s, rows);
+      return grown;
+    }
     bool grown = false;
     if (maxima == Maxima::kFollow) {
       const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
@@ -245,8 +250,8 @@ struct Consumer {
   }
 
   // What is done to scores before the softmax.
-  __device__ __forceinline__ void mask(float (&s)[kScores], uint32_t flags, int k_stage,
-                                       const Coordinates& at) {
+  __device__ __forceinline__ void mask(float (&s)[kScores], const tile::SoftmaxRows& rows,
+                                       uint32_t flags, int k_stage, const Coordinates& at) {
     float factor = 1.0f;
     if constexpr (Config::kAdditive) {
       factor = tile::cap_scores(s, params.transform);
@@ -255,8 +260,9 @@ struct Consumer {
     }
     if constexpr (Config::kMaskTiles) {
       arch::barrier_wait(shared.mask_ready[mask_ring.stage][warpgroup], mask_ring.parity);
+      const float subtract[] = {tile::subtracted(rows, 0), tile::subtracted(rows, 1)};
       tile::apply_mask_tile<Config>(s, shared.mask_tiles[mask_ring.stage], warpgroup,
-                                    params.mask.row_stride == 0 ? 0 : 1, factor);
+                                    params.mask.row_stride == 0 ? 0 : 1, factor, subtract);
       free_mask_stage(warpgroup);
     }
     if constexpr (Config::kMasksKeys) {
@@ -323,7 +329,7 @@ struct Consumer {
                                        const Coordinates& at) {
     const uint32_t flags = progress.flags;
     arch::mma_fence_registers(s);
-    mask(s, flags, progress.k_stage, at);
+    mask(s, rows, flags, progress.k_stage, at);
     tile::SoftmaxRows ended;
     if constexpr (Config::kChained) {
       if (progress.chain_ended) {
@@ -427,7 +433,7 @@ struct Consumer {
       arrive_once_per_warp(shared.q_free);
     }
     arch::mma_fence_registers(s);
-    mask(s, flags, k_stage, at);
+    mask(s, rows, flags, k_stage, at);
     float correction[tile::kRowsPerThread];
     const bool grown = weigh(s, rows, correction, maxima);
     arrive_once_per_warp(shared.stage_free[arch::order_after(k_stage, rows.sum[0] + rows.sum[1])]);

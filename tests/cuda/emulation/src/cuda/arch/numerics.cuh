@@ -14,6 +14,10 @@ inline float reciprocal_approx(float x) { return 1.0f / x; }
 inline float exponential(float x) { return std::exp(x); }
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 inline float maximum(float a, float b) { return a != a || b != b ? NAN : std::fmax(a, b); }
+inline int highest_of(int a, int b, int c) {
+  const int two = a > b ? a : b;
+  return two > c ? two : c;
+}
 inline uint32_t float_bits(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
