@@ -103,6 +103,7 @@ struct AttentionPlan {
   int32_t q_tile = 0;        // query rows of one task
   int32_t kv_tile = 0;       // keys of one step
   int64_t tasks = 0;         // CTAs on a GPU, units of work for the threads of a CPU
+  int64_t dealt = 0;         // of the CTAs, the last: one task each; the others may have more
   int32_t threads = 0;       // per CTA on a GPU, of the process on a CPU
   int32_t splits = 1;        // parts that a row's keys are divided into
   int64_t shared_bytes = 0;  // shared memory per CTA

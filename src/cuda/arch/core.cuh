@@ -14,7 +14,6 @@ namespace bsk::arch {
 __device__ __forceinline__ int thread_index() { return static_cast<int>(threadIdx.x); }
 __device__ __forceinline__ int block_index() { return static_cast<int>(blockIdx.x); }
 __device__ __forceinline__ int block_index_y() { return static_cast<int>(blockIdx.y); }
-__device__ __forceinline__ int grid_size() { return static_cast<int>(gridDim.x); }
 
 // The dynamic shared memory of the CTA; 1024-byte aligned, as the 128-byte swizzle needs.
 __device__ __forceinline__ void* shared_memory() {

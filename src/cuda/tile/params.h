@@ -104,10 +104,13 @@ struct Schedule {
   int tasks = 0;               // q_tiles * heads
   int q_tiles = 0;             // per head
   int heads = 0;               // batch * q_heads
-  Divisor heads_per_group;     // heads whose K and V share L2 for a while; the last group may have
-  Divisor heads_of_last;       // fewer
+  Divisor heads_per_group;     // heads whose K and V share L2 for a while; the first group may have
+  Divisor heads_of_first;      // fewer
+  int tasks_of_first = 0;      // heads_of_first * q_tiles
   Divisor group_tasks;         // heads_per_group * q_tiles
   bool longest_first = false;  // the last query tile sees the most keys
+  int persistent = 0;          // CTAs that take a task in each of so many rounds; the others take
+  int rounds = 0;              // one (`rounds` is even if there are others)
 };
 
 }  // namespace bsk::tile

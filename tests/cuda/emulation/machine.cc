@@ -29,7 +29,6 @@ void Machine::launch(int grid, int threads, int shared_bytes, Timing timing,
   if (shared_bytes > Cta::kSharedBytes) throw Fault("more shared memory than a CTA can have");
   if (grid % cluster != 0) throw Fault("the grid is not a whole number of clusters");
   timing_ = timing;
-  grid_ = grid;
   cluster_ = cluster;
   threads_ = threads;
   shared_bytes_ = shared_bytes;

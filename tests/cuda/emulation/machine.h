@@ -132,7 +132,6 @@ class Machine {
   int thread() const { return current_->thread; }
   int block() const { return cta().block; }
   int block_y() const { return cta().block_y; }
-  int grid() const { return grid_; }
   int rank() const { return cta().block % cluster_; }  // of the CTA in its cluster
   std::byte* shared() const { return cta().shared; }
   uint32_t shared_address(const void* pointer) const;
@@ -187,7 +186,7 @@ class Machine {
   void retire(Warpgroup& group, Fiber& fiber, int64_t end);
 
   Timing timing_;
-  int grid_ = 0, cluster_ = 1, threads_ = 0;
+  int cluster_ = 1, threads_ = 0;
   int shared_bytes_ = 0;
   std::vector<std::unique_ptr<Cta>> ctas_;  // of the cluster that runs
   std::vector<Fiber> fibers_;               // CTA after CTA

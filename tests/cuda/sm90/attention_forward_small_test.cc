@@ -143,7 +143,7 @@ TEST(EmulatedSmallKernel, HasTheBitsOfTheThroughputKernel) {
     const DeviceProperties device = emulated_gpu(c);
     const AttentionPlan plan = throughput::make_plan(large.problem, device);
     const auto choice = throughput::choose_config(large.problem, c.multiprocessors);
-    auto params = throughput::make_params(large.problem, large.buffers, choice, plan.splits);
+    auto params = throughput::make_params(large.problem, large.buffers, choice, plan);
     const auto specs = throughput::tensor_map_specs(large.problem, choice);
     params.q = test::encode_for_emulator(specs[0], large.buffers.q);
     params.k = test::encode_for_emulator(specs[1], large.buffers.k);

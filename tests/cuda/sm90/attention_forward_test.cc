@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "src/cuda/sm90/attention_forward/launch.h"
+#include "src/cuda/sm90/attention_forward/tile_walk.cuh"
 #include "tests/cuda/emulated_attention.h"
 #include "tests/cuda/sm90/attention_forward_cases.h"
 
@@ -10,24 +11,24 @@ namespace {
 
 using test::Case;
 
-DeviceProperties emulated_gpu(const Case& c) {
+DeviceProperties emulated_gpu(int multiprocessors) {
   DeviceProperties device;
   device.type = DeviceType::kCuda;
   device.name = "emulated";
   device.compute_capability = 90;
-  device.multiprocessors = c.multiprocessors;
+  device.multiprocessors = multiprocessors;
   device.shared_bytes = 227 * 1024;
   return device;
 }
 
 void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) {
   const AttentionProblem& problem = tensors.problem;
-  const DeviceProperties device = emulated_gpu(c);
+  const DeviceProperties device = emulated_gpu(c.multiprocessors);
   const auto reasons_against = reasons(problem, device);
   ASSERT_TRUE(reasons_against.empty()) << reasons_against[0];
   const AttentionPlan made = make_plan(problem, device);
   const ConfigChoice choice = choose_config(problem, c.multiprocessors);
-  Params params = make_params(problem, tensors.buffers, choice, made.splits);
+  Params params = make_params(problem, tensors.buffers, choice, made);
   const auto specs = tensor_map_specs(problem, choice);
   params.q = test::encode_for_emulator(specs[0], tensors.buffers.q);
   params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);
@@ -39,6 +40,55 @@ void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) 
   const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
   emulation::machine().launch(static_cast<int>(made.tasks), made.threads,
                               static_cast<int>(made.shared_bytes), timing, [&] { entry(&params); });
+}
+
+// The tiles of queries in the order of their CTAs and, within one, of their rounds.
+std::vector<Coordinates> tasks_of(const AttentionProblem& problem, int multiprocessors) {
+  const DeviceProperties device = emulated_gpu(multiprocessors);
+  const AttentionPlan made = make_plan(problem, device);
+  const Params params = make_params(problem, {}, choose_config(problem, multiprocessors), made);
+  std::vector<Coordinates> found;
+  emulation::machine().launch(
+      static_cast<int>(made.tasks), arch::kWarpThreads, 0, emulation::kTimings[0], [&] {
+        if (arch::thread_index() > 0) return;
+        for_each_task(params, kEveryRound, [&](int number, int) {
+          using D128 = Config<arch::Element::kBFloat16, 128, 128, 2, 128, 128>;
+          found.push_back(coordinates_of<D128>(params, number));
+        });
+      });
+  return found;
+}
+
+TEST(Schedule, ComputesEveryTaskOnce) {
+  for (const int64_t q_len : {100, 2048, 5000}) {
+    for (const int64_t heads : {1, 5, 7}) {
+      for (const Causal causal : {Causal::kNone, Causal::kLowerRight}) {
+        // So many keys that a group has three heads.
+        AttentionProblem problem =
+            dense_problem(DataType::kBFloat16, 2, heads, heads, q_len, 16384, 128, 128);
+        problem.causal = causal;
+        const int64_t q_tiles = (q_len + 127) / 128;
+        for (const int multiprocessors : {1, 7, 132}) {
+          std::vector<int> computed(static_cast<size_t>(2 * heads * q_tiles));
+          for (const Coordinates& at : tasks_of(problem, multiprocessors)) {
+            ASSERT_EQ(at.first_row % 128, 0);
+            ++computed.at(
+                static_cast<size_t>((at.batch * heads + at.q_head) * q_tiles + at.first_row / 128));
+          }
+          for (const int times : computed) ASSERT_EQ(times, 1);
+        }
+      }
+    }
+  }
+}
+
+// The last tasks are short: those of the longest tiles of the last group are long begun.
+TEST(Schedule, EndsWithAWholeGroupOfHeads) {
+  AttentionProblem problem = dense_problem(DataType::kBFloat16, 1, 16, 16, 16384, 16384, 128, 128);
+  problem.causal = Causal::kLowerRight;
+  const std::vector<Coordinates> tasks = tasks_of(problem, 132);
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(tasks[tasks.size() - 1 - i].first_row, 0);
+  EXPECT_EQ(make_plan(problem, emulated_gpu(132)).dealt, 2048 - 8 * 132);
 }
 
 // Under every timing.

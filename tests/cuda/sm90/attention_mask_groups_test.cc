@@ -22,7 +22,7 @@ struct Maps {
 };
 Maps maps_of(const AttentionProblem& problem) {
   const ConfigChoice choice = choose_config(problem, 132);
-  return {make_params(problem, {}, choice, 1).mask_rows, tensor_map_specs(problem, choice)};
+  return {make_params(problem, {}, choice, {}).mask_rows, tensor_map_specs(problem, choice)};
 }
 
 // Both maps end with the mask's last element at the latest, and every row lies where it is read.

@@ -193,10 +193,10 @@ struct Config {
     tile::TileRecord<kBlocks> found[kMasksKeys ? kMaskStages : 1];
     alignas(16) uint32_t kept_keys[kMasksKeys ? kMaskStages : 1][kKvTile / 32];
     alignas(8) uint8_t mask_walk[kMaskTiles ? 160 : 1];  // mask_producer.cuh
-    int32_t task_has_tiles;
+    int32_t task_has_tiles[kConsumers];
     uint32_t rounds_again;  // bit r % 32: a task of round r must be computed again, carefully
     float scale_log2;       // of the scores when they enter the softmax
-    arch::Barrier q_ready, q_free, all_tasks_done;
+    arch::Barrier q_ready[kConsumers], q_free[kConsumers], all_tasks_done;
     arch::Barrier stage_ready[kStages], stage_free[kStages];
     arch::Barrier mask_ready[kMaskStages + 1][kMaskParts], mask_free[kMaskStages + 1][kMaskParts];
     // Producer::load

@@ -113,16 +113,15 @@ struct Producer {
                 at.batch * params.v_batch_step);
   }
 
-  __device__ __forceinline__ void load_q(const Coordinates& at) {
-    arch::barrier_arrive_and_expect(shared.q_ready, Config::kQBytes);
+  // The rows of one consumer.
+  __device__ __forceinline__ void load_q(const Coordinates& at, int consumer) {
+    arch::Barrier& ready = shared.q_ready[consumer];
+    arch::barrier_arrive_and_expect(ready, Config::kQBytes / Config::kConsumers);
     for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
-#pragma unroll
-      for (int row = 0; row < Config::kQTile; row += 64) {
-        arch::load_tile(params.q, shared.q_ready,
-                        shared.q + column * Config::kQTile + row * arch::kSwizzleElements, column,
-                        at.first_row + row, at.q_head * params.q_head_step,
-                        at.batch * params.q_batch_step, arch::CacheHint::kEvictFirst);
-      }
+      arch::load_tile(params.q, ready,
+                      shared.q + column * Config::kQTile + consumer * 64 * arch::kSwizzleElements,
+                      column, at.first_row + consumer * 64, at.q_head * params.q_head_step,
+                      at.batch * params.q_batch_step, arch::CacheHint::kEvictFirst);
     }
   }
 
@@ -133,16 +132,21 @@ struct Producer {
     Record &current = ahead[0], &following = ahead[1], &after = ahead[2];
     const bool any = begin(walk, current);
     if (any) follow(walk, current, following);
-    // K before Q: it may already arrive while the task before still reads its Q.
+    // K before Q: it may already arrive while the task before still reads its Q. A consumer's rows
+    // of Q come when it is done with those before, so that one begins while another still ends.
     if (any) load_k(at, current);
-    arch::barrier_wait(shared.q_free, q_parity);
-    q_parity ^= 1;
-    shared.task_has_tiles = any;
-    if (!any) {
-      arch::barrier_arrive(shared.q_ready);
-      return;
+#pragma unroll
+    for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
+      arch::barrier_wait(shared.q_free[consumer], q_parity);
+      shared.task_has_tiles[consumer] = any;
+      if (any) {
+        load_q(at, consumer);
+      } else {
+        arch::barrier_arrive(shared.q_ready[consumer]);
+      }
     }
-    load_q(at);
+    q_parity ^= 1;
+    if (!any) return;
     while (current.flags & Record::kHasNext) {
       follow(walk, following, after);
       load_k(at, following);
@@ -403,7 +407,7 @@ struct Consumer {
       while (this->template step<Maxima::kFollow>(s, p, o, rows, earlier, progress, at)) {
       }
     }
-    arrive_once_per_warp(shared.q_free);
+    arrive_once_per_warp(shared.q_free[warpgroup]);
 
     const int v_stage = wait_stage();
     issue_pv(o, p, v_stage);
@@ -430,7 +434,7 @@ struct Consumer {
       issue_qk(s_next, progress.k_stage);
       progress.flags = shared.records[progress.k_stage].flags;
     } else {
-      arrive_once_per_warp(shared.q_free);
+      arrive_once_per_warp(shared.q_free[warpgroup]);
     }
     arch::mma_fence_registers(s);
     mask(s, rows, flags, k_stage, at);
@@ -480,10 +484,10 @@ struct Consumer {
     for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
     tile::SoftmaxRows rows;
     rows.reset();
-    arch::barrier_wait(shared.q_ready, q_parity);
+    arch::barrier_wait(shared.q_ready[warpgroup], q_parity);
     q_parity ^= 1;
     Maxima maxima = Maxima::kFollow;
-    if (shared.task_has_tiles) {
+    if (shared.task_has_tiles[warpgroup]) {
       if constexpr (Config::kScoresAhead) {
         maxima = compute_ahead(o, rows, bold, at);
       } else {
@@ -491,7 +495,7 @@ struct Consumer {
       }
     } else {
       arch::sync_warp();  // every lane has read the flag
-      arrive_once_per_warp(shared.q_free);
+      arrive_once_per_warp(shared.q_free[warpgroup]);
       if constexpr (Config::kMasksKeys) free_mask_stage(0);
     }
     if (maxima == Maxima::kStay && arch::warp_any(!tile::maxima_sufficed<Config::kElement>(rows)) &&
@@ -530,8 +534,10 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
     constexpr int kConsumerWarps = 4 * Config::kConsumers;
     shared.scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
     shared.rounds_again = 0;
-    arch::barrier_init(shared.q_ready, 1);
-    arch::barrier_init(shared.q_free, kConsumerWarps);
+    for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
+      arch::barrier_init(shared.q_ready[consumer], 1);
+      arch::barrier_init(shared.q_free[consumer], 4);
+    }
     arch::barrier_init(shared.all_tasks_done, kConsumerWarps);
     for (int stage = 0; stage < Config::kStages; ++stage) {
       arch::barrier_init(shared.stage_ready[stage], 1);

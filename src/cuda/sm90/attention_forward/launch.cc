@@ -37,10 +37,10 @@ bool mask_rows_repeat(const AttentionProblem& problem) {
   return problem.mask.shape[2] == 1 || problem.mask.stride[2] == 0;
 }
 
-// Where the keys per tile of queries differ much, the hardware deals the tiles out, one CTA each,
-// to multiprocessors as they become free; where they are equal or short, persistent CTAs save the
+// Where the keys per tile of queries differ much, the hardware deals tiles out, one CTA each, to
+// multiprocessors as they become free; where they are equal or short, persistent CTAs save the
 // prologues. (Measured: block masks with query blocks of 128 prefer the latter.)
-bool one_cta_per_task(const AttentionProblem& problem) {
+bool lengths_differ(const AttentionProblem& problem) {
   if (problem.kv_len() < 2048) return false;
   const bool padding_differs = problem.mask_kind == MaskKind::kBool && mask_rows_repeat(problem) &&
                                problem.batch() > 1 && broadcast_step(problem.mask, 0) != 0;
@@ -250,20 +250,28 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   plan.q_tile = choice.shape.q_tile();
   plan.kv_tile = choice.shape.kv_tile;
   plan.splits = chains_of(problem, device.multiprocessors);
-  plan.tasks = one_cta_per_task(problem)
-                   ? tasks
-                   : std::min<int64_t>(
-                         tasks, device.multiprocessors * choice.shape.ctas_per_multiprocessor());
+  const int64_t together = device.multiprocessors * choice.shape.ctas_per_multiprocessor();
+  if (lengths_differ(problem)) {
+    // Persistent CTAs take about half of the tasks, in an even number of rounds; the others suffice
+    // to even out what those got. Where two CTAs share a multiprocessor, one computes while the
+    // other begins.
+    const bool alone = choice.shape.ctas_per_multiprocessor() == 1;
+    const int64_t rounds = alone ? (tasks + 2 * together) / (4 * together) * 2 : 0;
+    plan.dealt = tasks - rounds * together;
+    plan.tasks = plan.dealt + (rounds > 0 ? together : 0);
+  } else {
+    plan.tasks = std::min(tasks, together);
+  }
   plan.threads = choice.shape.threads();
   plan.shared_bytes = choice.shape.shared_bytes();
   return plan;
 }
 
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                   const ConfigChoice& choice, int chains) {
+                   const ConfigChoice& choice, const AttentionPlan& plan) {
   Params params{};
   fill_common(problem, buffers, params);
-  params.chains = chains;
+  params.chains = plan.splits;
   if (problem.block_mask.present) {
     const BlockMaskLayout& layout = problem.block_mask;
     tile::BlockLists& lists = params.lists;
@@ -306,9 +314,16 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
         std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes, 1));
     group = std::min<int64_t>(schedule.heads, kv_heads * params.q_heads_per_kv_head.value);
   }
+  const int64_t rest = schedule.heads % group, first = rest > 0 ? rest : group;
   schedule.heads_per_group = divisor_of(group);
-  schedule.heads_of_last = divisor_of(schedule.heads % group);
+  schedule.heads_of_first = divisor_of(first);
+  schedule.tasks_of_first = static_cast<int32_t>(first * schedule.q_tiles);
   schedule.group_tasks = divisor_of(group * schedule.q_tiles);
+  schedule.persistent = static_cast<int32_t>(plan.tasks - plan.dealt);
+  if (schedule.persistent > 0) {
+    schedule.rounds = static_cast<int32_t>((schedule.tasks - plan.dealt + schedule.persistent - 1) /
+                                           schedule.persistent);
+  }
   return params;
 }
 
@@ -331,7 +346,7 @@ std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;
-  return prepare_launch(problem, make_params(problem, {}, choice, plan.splits),
+  return prepare_launch(problem, make_params(problem, {}, choice, plan),
                         tensor_map_specs(problem, choice), request(choice), shape);
 }
 

@@ -34,7 +34,7 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
 
 // Everything in Params but the tensor maps.
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
-                   const ConfigChoice& choice, int chains);
+                   const ConfigChoice& choice, const AttentionPlan& plan);
 // Of q, k and v, and of attn_mask where it is copied; all but q's are meaningless when kv_len = 0.
 TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice);
 

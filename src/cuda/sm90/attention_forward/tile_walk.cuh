@@ -14,9 +14,14 @@ namespace bsk::sm90::attention_forward {
 // Calls task(number, round) for the tasks of this CTA whose rounds have a bit in `rounds`.
 template <class Task>
 __device__ __forceinline__ void for_each_task(const Params& params, uint32_t rounds, Task task) {
-  for (int round = 0;; ++round) {
-    const int number = tile::task_index(round, arch::block_index(), arch::grid_size());
-    if (number >= params.schedule.tasks) return;
+  const tile::Schedule& schedule = params.schedule;
+  const int persistent = schedule.persistent;
+  const bool dealt = arch::block_index() >= persistent;
+  const int place = arch::block_index() - (dealt ? persistent : 0);
+  const int end = schedule.rounds + (dealt ? 1 : 0);
+  for (int round = dealt ? schedule.rounds : 0; round < end; ++round) {
+    const int number = tile::task_index(round, place, persistent);
+    if (number >= schedule.tasks) return;
     if (rounds >> round % 32 & 1) task(number, round);
   }
 }

@@ -12,7 +12,6 @@ namespace bsk::arch {
 inline int thread_index() { return emulation::machine().thread(); }
 inline int block_index() { return emulation::machine().block(); }
 inline int block_index_y() { return emulation::machine().block_y(); }
-inline int grid_size() { return emulation::machine().grid(); }
 inline void* shared_memory() { return emulation::machine().shared(); }
 inline uint32_t shared_address(const void* pointer) {
   return emulation::machine().shared_address(pointer);
