@@ -55,6 +55,20 @@ __device__ __forceinline__ T shuffle(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
 }
 
+// PTX ISA 9.7.13: elect.sync: true in one lane of the warp. What the compiler sees to be one thread
+// it makes no loop over lanes of, as it does around a copy of `lane == 0`.
+__device__ __forceinline__ bool elect_one() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred elected;\n"
+      "elect.sync _|elected, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, elected;\n"
+      "}"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // PTX ISA 9.7.13: vote.sync.any.
 __device__ __forceinline__ bool warp_any(bool predicate) {
   return __any_sync(0xffffffffu, predicate);

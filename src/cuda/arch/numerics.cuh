@@ -26,6 +26,12 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   return y;
 }
 
+// 1 / x, the nearest float: for x and 1 / x that are normal numbers.
+__device__ __forceinline__ float reciprocal(float x) {
+  const float y = reciprocal_approx(x);
+  return __fmaf_rn(__fmaf_rn(-x, y, 1.0f), y, y);
+}
+
 // To the last bit or two, at several instructions.
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 

@@ -10,6 +10,7 @@
 #include "src/cuda/sm90/attention_forward/config.h"
 #include "src/cuda/sm90/attention_forward/key_mask_reader.cuh"
 #include "src/cuda/sm90/attention_forward/mask_producer.cuh"
+#include "src/cuda/sm90/attention_forward/producer.cuh"
 #include "src/cuda/sm90/attention_forward/tile_walk.cuh"
 #include "src/cuda/tile/earlier_chains.cuh"
 #include "src/cuda/tile/fragment.cuh"
@@ -30,138 +31,6 @@ constexpr int kTurnBarrier = 1;
 // tile. A bold configuration lets them stay wherever that may do (first_maxima_may_do), and
 // computes the tasks in which it did not (tile::maxima_sufficed) again when all are done.
 enum class Maxima { kFollow, kStay };
-
-// --- Producer: one thread ------------------------------------------------------------------------
-
-template <class Config>
-struct Producer {
-  using SharedMemory = typename Config::SharedMemory;
-  using Record = tile::TileRecord<Config::kBlocks>;
-
-  SharedMemory& shared;
-  const Params& params;
-  tile::RingPosition<Config::kStages> ring;
-  tile::RingPosition<Config::kMaskStages> mask_ring;
-  uint32_t q_parity = 1;  // the first wait finds Q's place free
-
-  // Takes the next tile that the reader of a mask of keys has found.
-  __device__ __forceinline__ void take(Record& record) {
-    const int stage = mask_ring.stage;
-    arch::barrier_wait(shared.mask_ready[stage][0], mask_ring.parity);
-    record = shared.found[stage];
-    arch::barrier_arrive(shared.mask_free[stage][0]);
-    mask_ring.advance();
-  }
-
-  // A task's first tile; false where there is none.
-  __device__ __forceinline__ bool begin(TileWalk<Config>& walk, Record& first) {
-    if constexpr (Config::kMasksKeys) {
-      take(first);
-      return !(first.flags & Record::kNoTile);
-    }
-    return walk.next(first);
-  }
-
-  // The tile after `last`, which is told whether there is one.
-  __device__ __forceinline__ void follow(TileWalk<Config>& walk, Record& last, Record& next) {
-    if constexpr (Config::kMasksKeys) {
-      if (last.flags & Record::kHasNext) {
-        take(next);
-      } else {
-        next = last;  // not looked at
-      }
-      return;
-    }
-    const int chain = walk.chain();
-    if (!walk.next(next)) return;
-    last.flags |= Record::kHasNext;
-    if (walk.chain() != chain) last.flags |= Record::kChainEnds;
-  }
-
-  __device__ __forceinline__ arch::Barrier& acquire_stage() {
-    arch::barrier_wait(shared.stage_free[ring.stage], ring.parity ^ 1);
-    return shared.stage_ready[ring.stage];
-  }
-
-  __device__ __forceinline__ void load_blocks(const arch::TensorMap& map, arch::Barrier& ready,
-                                              const Record& record, int columns, int head,
-                                              int batch) {
-    for (int column = 0; column < columns; column += arch::kSwizzleElements) {
-#pragma unroll Record::kUnroll
-      for (int b = 0; b < Config::kBlocks; ++b) {
-        uint16_t* const destination = shared.stages[ring.stage] + column * Config::kKvTile +
-                                      b * Config::kBlockKeys * arch::kSwizzleElements;
-        arch::load_tile(map, ready, destination, column, record.blocks[b].first_key, head, batch,
-                        arch::CacheHint::kEvictLast);
-      }
-    }
-    ring.advance();
-  }
-
-  __device__ __forceinline__ void load_k(const Coordinates& at, const Record& record) {
-    arch::Barrier& ready = acquire_stage();
-    shared.records[ring.stage] = record;
-    arch::barrier_arrive_and_expect(ready, Config::kKBytes);
-    load_blocks(params.k, ready, record, Config::kQKColumns, at.kv_head * params.k_head_step,
-                at.batch * params.k_batch_step);
-  }
-
-  __device__ __forceinline__ void load_v(const Coordinates& at, const Record& record) {
-    arch::Barrier& ready = acquire_stage();
-    arch::barrier_arrive_and_expect(ready, Config::kVBytes);
-    load_blocks(params.v, ready, record, Config::kVColumns, at.kv_head * params.v_head_step,
-                at.batch * params.v_batch_step);
-  }
-
-  // The rows of one consumer.
-  __device__ __forceinline__ void load_q(const Coordinates& at, int consumer) {
-    arch::Barrier& ready = shared.q_ready[consumer];
-    arch::barrier_arrive_and_expect(ready, Config::kQBytes / Config::kConsumers);
-    for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
-      arch::load_tile(params.q, ready,
-                      shared.q + column * Config::kQTile + consumer * 64 * arch::kSwizzleElements,
-                      column, at.first_row + consumer * 64, at.q_head * params.q_head_step,
-                      at.batch * params.q_batch_step, arch::CacheHint::kEvictFirst);
-    }
-  }
-
-  __device__ __forceinline__ void load(const Coordinates& at) {
-    TileWalk<Config> walk(params, at);
-    Record in_registers[3];
-    Record* const ahead = Record::kFitsInRegisters ? in_registers : shared.ahead;
-    Record &current = ahead[0], &following = ahead[1], &after = ahead[2];
-    const bool any = begin(walk, current);
-    if (any) follow(walk, current, following);
-    // K before Q: it may already arrive while the task before still reads its Q. A consumer's rows
-    // of Q come when it is done with those before, so that one begins while another still ends.
-    if (any) load_k(at, current);
-#pragma unroll
-    for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
-      arch::barrier_wait(shared.q_free[consumer], q_parity);
-      shared.task_has_tiles[consumer] = any;
-      if (any) {
-        load_q(at, consumer);
-      } else {
-        arch::barrier_arrive(shared.q_ready[consumer]);
-      }
-    }
-    q_parity ^= 1;
-    if (!any) return;
-    while (current.flags & Record::kHasNext) {
-      follow(walk, following, after);
-      load_k(at, following);
-      load_v(at, current);
-      current = following;
-      following = after;
-    }
-    load_v(at, current);
-  }
-
-  __device__ __forceinline__ void run() {
-    for_each_task_fed<Config>(shared, params,
-                              [this](int task) { load(coordinates_of<Config>(params, task)); });
-  }
-};
 
 // --- Consumer: one warpgroup, 64 query rows ------------------------------------------------------
 
@@ -293,7 +162,7 @@ struct Consumer {
     const int first_row = at.first_row + warpgroup * 64;
 #pragma unroll
     for (int r = 0; r < tile::kRowsPerThread; ++r) {
-      factor[r] = rows.sum[r] == 0.0f ? 0.0f : 1.0f / rows.sum[r];
+      factor[r] = rows.sum[r] == 0.0f ? 0.0f : arch::reciprocal(rows.sum[r]);
       const int row = first_row + tile::fragment_row() + 8 * r;
       if (params.lse != nullptr && tile::lane_index() % 4 == 0 && row < params.q_len) {
         params.lse[(static_cast<int64_t>(at.batch) * params.q_heads.value + at.q_head) *
@@ -527,20 +396,28 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
   const int warpgroup = tile::warpgroup_index();
   constexpr bool kReassign = Config::kRegisters.producer < Config::kRegisters.consumer;
 
-  if (arch::thread_index() == 0) {
-    arch::prefetch_tensor_map(params.q);
-    arch::prefetch_tensor_map(params.k);
+  // The same number in every lane, and the compiler sees it: what a role computes for all of its
+  // warp then stays in uniform registers, of which it has plenty.
+  const int warp = arch::shuffle(arch::thread_index() / arch::kWarpThreads, 0);
+  bool begun = false;
+  if (warp == 0 && arch::elect_one()) {
+    for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
+      arch::barrier_init(shared.q_ready[consumer], 1);
+    }
+    arch::barrier_init(shared.stage_ready[0], 1);
+    arch::fence_barrier_init();
+    arch::wait_for_previous_grid();
+    begun = begin_first_task<Config>(shared, params);
     arch::prefetch_tensor_map(params.v);
     constexpr int kConsumerWarps = 4 * Config::kConsumers;
     shared.scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
     shared.rounds_again = 0;
     for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
-      arch::barrier_init(shared.q_ready[consumer], 1);
       arch::barrier_init(shared.q_free[consumer], 4);
     }
     arch::barrier_init(shared.all_tasks_done, kConsumerWarps);
     for (int stage = 0; stage < Config::kStages; ++stage) {
-      arch::barrier_init(shared.stage_ready[stage], 1);
+      if (stage > 0) arch::barrier_init(shared.stage_ready[stage], 1);
       arch::barrier_init(shared.stage_free[stage], kConsumerWarps);
     }
     if constexpr (Config::kMaskTiles) arch::prefetch_tensor_map(params.mask_map);
@@ -558,11 +435,9 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
 
   if (warpgroup == 0) {
     if constexpr (kReassign) arch::decrease_registers<Config::kRegisters.producer>();
-    // The same number in every lane, and the compiler sees it: what a role computes for all of its
-    // warp then stays in uniform registers, of which it has plenty.
-    const int warp = arch::shuffle(arch::thread_index() / arch::kWarpThreads, 0);
     if (warp == 0) {
-      if (arch::thread_index() == 0) Producer<Config>{shared, params, {}, {}}.run();
+      const bool first_begun = arch::warp_any(begun);
+      if (arch::elect_one()) Producer<Config>{shared, params, first_begun, {}, {}}.run();
     } else if constexpr (Config::kMaskTiles) {
       MaskProducer<Config>{shared, params, {}}.run();
     } else if constexpr (Config::kMasksKeys) {

@@ -25,6 +25,11 @@ __device__ __forceinline__ void for_each_task(const Params& params, uint32_t rou
     if (rounds >> round % 32 & 1) task(number, round);
   }
 }
+// The first of them, if it is one of the tasks.
+__device__ __forceinline__ int first_task(const tile::Schedule& schedule) {
+  const bool dealt = arch::block_index() >= schedule.persistent;
+  return arch::block_index() + (dealt ? (schedule.rounds - 1) * schedule.persistent : 0);
+}
 constexpr uint32_t kEveryRound = 0xffffffffu;
 
 // Calls task(number) for all tasks of this CTA, and where the configuration is bold for those again
@@ -56,6 +61,23 @@ __device__ __forceinline__ Coordinates coordinates_of(const Params& params, int 
           (end_row < params.q_len ? end_row : params.q_len) - 1};
 }
 
+// Which consumers must mask a tile, and whose rows all see some key of it.
+template <class Config, int kUnroll = Config::kBlocks>
+__device__ __forceinline__ uint32_t tile_flags(const tile::TileRecord<Config::kBlocks>& record,
+                                               const tile::Visibility& visibility, int first_row) {
+  uint32_t flags = 0;
+#pragma unroll
+  for (int w = 0; w < Config::kConsumers; ++w) {
+    const int row = first_row + 64 * w;
+    const tile::KeyRange every = tile::keys_of_every_row(visibility, row, row + 63);
+    if (!tile::fully_visible<Config::kBlockKeys, kUnroll>(record, every)) flags |= 1u << w;
+    if (Config::kBold && tile::seen_by_every_row<Config::kBlockKeys, kUnroll>(record, every)) {
+      flags |= tile::TileRecord<Config::kBlocks>::kEveryRowSees << w;
+    }
+  }
+  return flags;
+}
+
 template <class Config>
 class TileWalk {
  public:
@@ -82,16 +104,7 @@ class TileWalk {
       while (more && !keeps(b, record.blocks[b])) more = blocks_.next(record.blocks[b]);
       if (b == 0) found = more;
     }
-    record.flags = 0;
-#pragma unroll
-    for (int w = 0; w < Config::kConsumers; ++w) {
-      const int row = first_row_ + 64 * w;
-      const tile::KeyRange every = tile::keys_of_every_row(params_.visibility, row, row + 63);
-      if (!tile::fully_visible<Config::kBlockKeys, kUnroll>(record, every)) record.flags |= 1u << w;
-      if (Config::kBold && tile::seen_by_every_row<Config::kBlockKeys, kUnroll>(record, every)) {
-        record.flags |= Record::kEveryRowSees << w;
-      }
-    }
+    record.flags = tile_flags<Config, kUnroll>(record, params_.visibility, first_row_);
     return found;
   }
   __device__ __forceinline__ bool next(Record& record) {

@@ -9,9 +9,12 @@ namespace bsk::sm90::attention_forward_small {
 
 // What the kernel reads; one struct for all configurations. Lengths and strides in elements.
 struct Params {
-  arch::TensorMap q;  // [batch, q_heads, q_len, head_dim], boxes of 64 rows x 64 columns
-  arch::TensorMap k;  // [batch, kv_heads, kv_len, head_dim], boxes of kKvTile rows x 64 columns
-  arch::TensorMap v;  // [batch, kv_heads, kv_len, v_head_dim], boxes as k's
+  // What the first copies need comes first: few lines of the constant cache.
+  tile::Divisor q_heads, q_heads_per_kv_head;
+  int32_t q_len, v_head_dim;
+  tile::Divisor q_tiles;  // of 64 rows, per head
+  float scale_log2;
+  tile::Visibility visibility;
   // 0 where the tensor repeats along that dimension (its stride is 0), else 1.
   int32_t q_head_step, q_batch_step, k_head_step, k_batch_step, v_head_step, v_batch_step;
 
@@ -19,11 +22,9 @@ struct Params {
   int64_t out_batch_stride, out_head_stride, out_row_stride;
   float* lse;  // [batch, q_heads, q_len], natural log; null = not wanted
 
-  tile::Divisor q_heads, q_heads_per_kv_head;
-  int32_t q_len, v_head_dim;
-  tile::Divisor q_tiles;  // of 64 rows, per head
-  float scale_log2;
-  tile::Visibility visibility;
+  arch::TensorMap q;  // [batch, q_heads, q_len, head_dim], boxes of 64 rows x 64 columns
+  arch::TensorMap k;  // [batch, kv_heads, kv_len, head_dim], boxes of kKvTile rows x 64 columns
+  arch::TensorMap v;  // [batch, kv_heads, kv_len, v_head_dim], boxes as k's
 };
 
 constexpr int kMaxSharedBytes = 227 * 1024;  // per CTA
@@ -72,7 +73,8 @@ struct Config {
 
   static_assert(kHeadDim % 64 == 0 && kVHeadDim % 64 == 0, "whole swizzled chunks");
   static_assert(kChains == 1 || kChains == 2);
-  static_assert(kTiles % kChains == 0);
+  static constexpr int kTilesPerChain = kTiles / kChains;
+  static_assert(kTiles % kChains == 0 && kTilesPerChain <= 2);
 
   struct SharedMemory {
     alignas(1024) uint16_t q[kQBytes / 2];          // [kHeadDim / 64][kRows][64], swizzled

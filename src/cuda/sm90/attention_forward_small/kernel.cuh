@@ -54,46 +54,65 @@ __device__ __forceinline__ int place_of(int tile, int first_tile, int chain) {
   return tile - first_tile + chain;
 }
 
-// One thread of a warpgroup starts the copies of its tiles (and chain 0 of Q). It also
-// initialises their barriers, so that no copy waits for the block's first synchronisation.
+// One thread of a chain's first warp initialises the chain's barriers, so that no copy waits for
+// the block's first synchronisation, and starts its copies in the order of their use: together they
+// would take turns, and the first one would come late.
 template <class Config>
-__device__ __forceinline__ void start_copies(typename Config::SharedMemory& shared,
-                                             const Params& params, const Coordinates& at,
-                                             int chain) {
-  const int first = first_tile_of<Config>(at, chain);
-  if (chain == 0) arch::barrier_init(shared.q_ready, 1);
-#pragma unroll
-  for (int place = 0; place < Config::kTiles; place += Config::kChains) {
-    arch::barrier_init(shared.k_ready[place + chain], 1);
-    arch::barrier_init(shared.v_ready[place + chain], 1);
-  }
-  arch::fence_barrier_init();
-  arch::wait_for_previous_grid();
-  if (chain == 0) {
+struct Copies {
+  typename Config::SharedMemory& shared;
+  const Params& params;
+  const Coordinates at;
+  const int chain, first;  // tile
+
+  __device__ __forceinline__ void load_q() const {
     arch::barrier_arrive_and_expect(shared.q_ready, Config::kQBytes);
+#pragma unroll
     for (int column = 0; column < Config::kHeadDim; column += 64) {
       arch::load_tile(params.q, shared.q_ready, shared.q + column * kRows, column, at.first_row,
                       at.q_head * params.q_head_step, at.batch * params.q_batch_step,
                       arch::CacheHint::kEvictFirst);
     }
   }
-  for (int t = first; t < at.end_tile; t += Config::kChains) {
-    const int place = place_of<Config>(t, first, chain);
-    const int first_key = t * Config::kKvTile;
+  // Of the chain's tile i.
+  __device__ __forceinline__ void load_k(int i) const {
+    const int place = i * Config::kChains + chain, tile = i * Config::kChains + first;
     arch::barrier_arrive_and_expect(shared.k_ready[place], Config::kKBytes);
+#pragma unroll
     for (int column = 0; column < Config::kHeadDim; column += 64) {
       arch::load_tile(params.k, shared.k_ready[place], shared.k[place] + column * Config::kKvTile,
-                      column, first_key, at.kv_head * params.k_head_step,
+                      column, tile * Config::kKvTile, at.kv_head * params.k_head_step,
                       at.batch * params.k_batch_step, arch::CacheHint::kEvictLast);
     }
+  }
+  __device__ __forceinline__ void load_v(int i) const {
+    const int place = i * Config::kChains + chain, tile = i * Config::kChains + first;
     arch::barrier_arrive_and_expect(shared.v_ready[place], Config::kVBytes);
+#pragma unroll
     for (int column = 0; column < Config::kVHeadDim; column += 64) {
       arch::load_tile(params.v, shared.v_ready[place], shared.v[place] + column * Config::kKvTile,
-                      column, first_key, at.kv_head * params.v_head_step,
+                      column, tile * Config::kKvTile, at.kv_head * params.v_head_step,
                       at.batch * params.v_batch_step, arch::CacheHint::kEvictLast);
     }
   }
-}
+  __device__ __forceinline__ void start() const {
+    if (chain == 0) arch::barrier_init(shared.q_ready, 1);
+#pragma unroll
+    for (int i = 0; i < Config::kTilesPerChain; ++i) {
+      arch::barrier_init(shared.k_ready[i * Config::kChains + chain], 1);
+      arch::barrier_init(shared.v_ready[i * Config::kChains + chain], 1);
+    }
+    arch::fence_barrier_init();
+    arch::wait_for_previous_grid();
+    if (chain == 0) load_q();
+    if (first >= at.end_tile) return;
+    load_k(0);
+    load_v(0);
+    if (Config::kTilesPerChain == 2 && first + Config::kChains < at.end_tile) {
+      load_k(1);
+      load_v(1);
+    }
+  }
+};
 
 template <class Config>
 struct Warpgroup {
@@ -106,38 +125,68 @@ struct Warpgroup {
   const Coordinates at;
   const int chain;  // this warpgroup
 
-  // All rows against this chain's tiles of keys.
+  __device__ __forceinline__ void issue_qk(float (&s)[kScores], int i) {
+    tile::issue_qk<Config::kElement, Config::kHeadDim, kRows, Config::kKvTile>(
+        s, shared.q, shared.k[i * Config::kChains + chain]);
+  }
+
+  // All rows against this chain's tiles of keys. The last product is under way at the end. The
+  // scores of both tiles are computed at once, and the second softmax runs beside the first P V.
   __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows) {
+    const int first = first_tile_of<Config>(at, chain);
+    if (first >= at.end_tile) return;
+    const bool two = Config::kTilesPerChain == 2 && first + Config::kChains < at.end_tile;
+    float s[Config::kTilesPerChain][kScores];
     arch::barrier_wait(shared.q_ready, 0);
+    arch::barrier_wait(shared.k_ready[chain], 0);
+    issue_qk(s[0], 0);
+    if constexpr (Config::kTilesPerChain == 2) {
+      // Where there is no second tile its scores are of whatever is in its place, and not looked
+      // at: a branch here would make ptxas serialise the products.
+      if (two) arch::barrier_wait(shared.k_ready[Config::kChains + chain], 0);
+      issue_qk(s[1], 1);
+    }
+    arch::mma_wait<Config::kTilesPerChain - 1>();
+    this->template add_tile<true>(s[0], o, rows, first);
+    if constexpr (Config::kTilesPerChain == 2) {
+      if (two) this->template add_tile<false>(s[1], o, rows, first + Config::kChains);
+    }
+  }
+
+  __device__ __forceinline__ void issue_qk(float (&s)[kScores], int i) {
+    tile::issue_qk<Config::kElement, Config::kHeadDim, kRows, Config::kKvTile>(
+        s, shared.q, shared.k[i * Config::kChains + chain]);
+  }
+
+  // Scores of a tile to weights, and issues its P V. kFirst: O holds nothing yet.
+  template <bool kFirst>
+  __device__ __forceinline__ void add_tile(float (&s)[kScores], float (&o)[kOutputs],
+                                           tile::SoftmaxRows& rows, int tile) {
+    const tile::TileRecord<1> record = {{{tile * Config::kKvTile, nullptr}}, 0};
     const tile::KeyRange every =
         tile::keys_of_every_row(params.visibility, at.first_row, at.first_row + kRows - 1);
-    const int first = first_tile_of<Config>(at, chain);
-    for (int t = first; t < at.end_tile; t += Config::kChains) {
-      const int place = place_of<Config>(t, first, chain);
-      float s[kScores];
-      uint32_t p[kScores / 2];
-      float correction[tile::kRowsPerThread];
-      arch::barrier_wait(shared.k_ready[place], 0);
-      tile::issue_qk<Config::kElement, Config::kHeadDim, kRows, Config::kKvTile>(s, shared.q,
-                                                                                 shared.k[place]);
-      arch::mma_wait<0>();
-      arch::mma_fence_registers(s);
-      const tile::TileRecord<1> record = {{{t * Config::kKvTile, nullptr}}, 0};
-      if (!tile::fully_visible<Config::kKvTile>(record, every)) {
-        tile::remove_pairs<Config::kKvTile, 1>(s, record, params.visibility,
-                                               at.first_row + tile::fragment_row(), 0, 0);
-      }
-      if (tile::update_maxima<Config::kElement, kScores / 4>(s, params.scale_log2, rows,
-                                                             correction)) {
-        tile::rescale(o, correction);
-      }
-      tile::exponentiate<kScores / 4>(s, params.scale_log2, rows);
-      tile::pack_weights<Config::kElement>(s, p);
-      arch::barrier_wait(shared.v_ready[place], 0);
-      tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.v[place]);
-      arch::mma_wait<0>();
-      arch::mma_fence_registers(o);
+    arch::mma_fence_registers(s);
+    if (!tile::fully_visible<Config::kKvTile>(record, every)) {
+      tile::remove_pairs<Config::kKvTile, 1>(s, record, params.visibility,
+                                             at.first_row + tile::fragment_row(), 0, 0);
     }
+    float correction[tile::kRowsPerThread];
+    bool grown = false;
+    if constexpr (kFirst) {
+      tile::first_maxima<kScores / 4>(s, params.scale_log2, rows);
+    } else {
+      grown = tile::update_maxima<Config::kElement, kScores / 4>(s, params.scale_log2, rows,
+                                                                 correction);
+    }
+    tile::exponentiate<kScores / 4>(s, params.scale_log2, rows);
+    arch::mma_wait<0>();
+    arch::mma_fence_registers(o);
+    if (grown) tile::rescale(o, correction);
+    uint32_t p[kScores / 2];
+    tile::pack_weights<Config::kElement>(s, p);
+    const int place = (kFirst ? 0 : Config::kChains) + chain;
+    arch::barrier_wait(shared.v_ready[place], 0);
+    tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.v[place]);
   }
 
   // The registers of O in `part`, row `part` of the fragment's two.
@@ -151,55 +200,49 @@ struct Warpgroup {
                            arch::thread_index() % arch::kWarpgroupThreads * 4);
   }
 
-  // Hands the part that the other chain finishes to it, and the row statistics. Both hold the same
-  // fragment layout, so values travel from thread t to thread t.
-  __device__ __forceinline__ void send(const float (&o)[kOutputs], const tile::SoftmaxRows& rows) {
-#pragma unroll
-    for (int r = 0; r < tile::kRowsPerThread; ++r) {
-      const int row = tile::fragment_row() + 8 * r;
-      if (tile::lane_index() % 4 == 0) {
-        shared.maximum[chain][row] = rows.seen_maximum(r);
-        shared.sum[chain][row] = rows.sum[r];
-      }
+  // What the other chain finishes goes to it: row 1 - chain of the fragment's two. Both hold the
+  // same fragment layout, so values travel from thread t to thread t.
+  __device__ __forceinline__ void send_statistics(const tile::SoftmaxRows& rows) {
+    const int row = tile::fragment_row() + 8 * (1 - chain);
+    if (tile::lane_index() % 4 == 0) {
+      shared.maximum[chain][row] = chain == 0 ? rows.seen_maximum(1) : rows.seen_maximum(0);
+      shared.sum[chain][row] = chain == 0 ? rows.sum[1] : rows.sum[0];
     }
+  }
+  template <int kPart>
+  __device__ __forceinline__ void send_part(const float (&o)[kOutputs]) {
 #pragma unroll
-    for (int part = 0; part < Config::kChains; ++part) {
-      if (part == chain) continue;
+    for (int i = 0; i < Config::kPartValues; i += 4) {
+      float* const slot = merge_slot(kPart, i);
 #pragma unroll
-      for (int i = 0; i < Config::kPartValues; i += 4) {
-        float* const slot = merge_slot(part, i);
-#pragma unroll
-        for (int c = 0; c < 4; ++c) slot[c] = o[part_register(part, i + c)];
-      }
+      for (int c = 0; c < 4; ++c) slot[c] = o[part_register(kPart, i + c)];
     }
   }
 
   // Adds what the other chain computed for part kPart, in the chains' order, and stores it.
   template <int kPart>
-  __device__ __forceinline__ void finish_part(const float (&o)[kOutputs]) {
+  __device__ __forceinline__ void finish_part(const float (&o)[kOutputs],
+                                              const tile::SoftmaxRows& rows) {
+    constexpr int kOther = 1 - kPart;
     const int row = tile::fragment_row() + 8 * kPart;
-    float maximum = tile::kMinusInfinity, sum = 0.0f;
+    const float maxima[2] = {kPart == 0 ? rows.seen_maximum(kPart) : shared.maximum[kOther][row],
+                             kPart == 1 ? rows.seen_maximum(kPart) : shared.maximum[kOther][row]};
+    const float sums[2] = {kPart == 0 ? rows.sum[kPart] : shared.sum[kOther][row],
+                           kPart == 1 ? rows.sum[kPart] : shared.sum[kOther][row]};
+    float maximum = maxima[0], sum = sums[0];
+    const tile::Factors factors = tile::combine(maximum, sum, maxima[1], sums[1]);
+    const float inverse = sum == 0.0f ? 0.0f : arch::reciprocal(sum);
     float part[Config::kPartValues];
 #pragma unroll
-    for (int i = 0; i < Config::kPartValues; ++i) part[i] = 0.0f;
+    for (int i = 0; i < Config::kPartValues; i += 4) {
+      const float* const slot = merge_slot(kPart, i);
 #pragma unroll
-    for (int g = 0; g < Config::kChains; ++g) {
-      const tile::Factors factors =
-          tile::combine(maximum, sum, shared.maximum[g][row], shared.sum[g][row]);
-#pragma unroll
-      for (int i = 0; i < Config::kPartValues; i += 4) {
-        const float* const slot = g == kPart ? nullptr : merge_slot(kPart, i);
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const float value = g == kPart ? o[part_register(kPart, i + c)] : slot[c];
-          part[i + c] = factors.apply(part[i + c], value);
-        }
+      for (int c = 0; c < 4; ++c) {
+        const float own = o[part_register(kPart, i + c)];
+        const float value = kPart == 0 ? factors.apply(own, slot[c]) : factors.apply(slot[c], own);
+        // A row that saw nothing may have 0 * NaN.
+        part[i + c] = inverse == 0.0f ? 0.0f : value * inverse;
       }
-    }
-    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-#pragma unroll
-    for (int i = 0; i < Config::kPartValues; ++i) {  // a row that saw nothing may have 0 * NaN
-      part[i] = inverse == 0.0f ? 0.0f : part[i] * inverse;
     }
     if (params.lse != nullptr && tile::lane_index() % 4 == 0) {
       store_lse(kPart, maximum, sum);
@@ -232,19 +275,25 @@ struct Warpgroup {
       float factor[tile::kRowsPerThread];
 #pragma unroll
       for (int r = 0; r < tile::kRowsPerThread; ++r) {
-        factor[r] = rows.sum[r] == 0.0f ? 0.0f : 1.0f / rows.sum[r];
+        factor[r] = rows.sum[r] == 0.0f ? 0.0f : arch::reciprocal(rows.sum[r]);
         if (params.lse != nullptr && tile::lane_index() % 4 == 0) {
           store_lse(r, rows.maximum[r], rows.sum[r]);
         }
       }
+      arch::mma_wait<0>();
+      arch::mma_fence_registers(o);
       tile::store_rows<Config::kElement>(o, factor, out_tile(), params.out_row_stride,
                                          params.q_len - at.first_row, params.v_head_dim);
     } else {
-      send(o, rows);
-      arch::sync_block();
+      send_statistics(rows);
+      arch::mma_wait<0>();
+      arch::mma_fence_registers(o);
       // Registers can't be indexed by the chain: one branch each.
-      if (chain == 0) finish_part<0>(o);
-      if (chain == 1) finish_part<1>(o);
+      if (chain == 0) send_part<1>(o);
+      if (chain == 1) send_part<0>(o);
+      arch::sync_block();
+      if (chain == 0) finish_part<0>(o, rows);
+      if (chain == 1) finish_part<1>(o, rows);
     }
   }
 };
@@ -253,14 +302,10 @@ template <class Config>
 __device__ __forceinline__ void attention_forward_small(const Params& params) {
   auto& shared = *static_cast<typename Config::SharedMemory*>(arch::shared_memory());
   const int warpgroup = tile::warpgroup_index();
-  if (arch::thread_index() == 0) {
-    arch::prefetch_tensor_map(params.q);
-    arch::prefetch_tensor_map(params.k);
-    arch::prefetch_tensor_map(params.v);
-  }
   const Coordinates at = coordinates_of<Config>(params);
-  if (arch::thread_index() % arch::kWarpgroupThreads == 0) {
-    start_copies<Config>(shared, params, at, warpgroup);
+  const int warp = arch::shuffle(arch::thread_index() / arch::kWarpThreads, 0) % 4;
+  if (warp == 0 && arch::elect_one()) {
+    Copies<Config>{shared, params, at, warpgroup, first_tile_of<Config>(at, warpgroup)}.start();
   }
   arch::let_next_grid_start();
   arch::sync_block();  // the barriers are initialised

@@ -40,6 +40,7 @@ template <class T>
 T shuffle_xor(T value, int lane_mask) {
   return shuffle(value, (thread_index() % kWarpThreads) ^ lane_mask);
 }
+inline bool elect_one() { return emulation::machine().thread() % kWarpThreads == 0; }
 inline bool warp_any(bool predicate) { return emulation::machine().any(predicate); }
 inline uint32_t ballot(bool predicate) { return emulation::machine().ballot(predicate); }
 template <class Combine>

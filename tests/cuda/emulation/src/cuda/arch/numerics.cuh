@@ -11,6 +11,7 @@ namespace bsk::arch {
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
 inline float reciprocal_approx(float x) { return 1.0f / x; }
+inline float reciprocal(float x) { return 1.0f / x; }
 inline float exponential(float x) { return std::exp(x); }
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 inline float maximum(float a, float b) { return a != a || b != b ? NAN : std::fmax(a, b); }
