@@ -153,11 +153,6 @@ struct Warpgroup {
     }
   }
 
-  __device__ __forceinline__ void issue_qk(float (&s)[kScores], int i) {
-    tile::issue_qk<Config::kElement, Config::kHeadDim, kRows, Config::kKvTile>(
-        s, shared.q, shared.k[i * Config::kChains + chain]);
-  }
-
   // Scores of a tile to weights, and issues its P V. kFirst: O holds nothing yet.
   template <bool kFirst>
   __device__ __forceinline__ void add_tile(float (&s)[kScores], float (&o)[kOutputs],
