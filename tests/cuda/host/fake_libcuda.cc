@@ -223,7 +223,7 @@ BSK_FAKE(cuLaunchKernelEx,
            }
            launch.device = device;
            launch.kernel = fake->kernel->name;
-           launch.params.assign(static_cast<const char*>(parameters[0]), 16);
+           launch.params.assign(static_cast<const char*>(parameters[0]), g_fake.params_bytes);
            g_fake.launches.push_back(launch);
          })
 BSK_FAKE(cuTensorMapEncodeTiled,

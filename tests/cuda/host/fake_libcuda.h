@@ -18,7 +18,7 @@ struct FakeLaunch {
   bool programmatic_dependent_launch;
   int device;
   std::string kernel;
-  std::string params;  // the first 16 bytes of the one parameter
+  std::string params;  // the first FakeCuda::params_bytes of the one parameter
 };
 
 struct FakeTensorMap {
@@ -34,6 +34,7 @@ struct FakeCuda {
   int driver_version = 13000;
   std::vector<std::string> calls;  // names, in order
   std::vector<FakeLaunch> launches;
+  size_t params_bytes = 16;  // what it keeps of a launch's parameter
   std::vector<FakeTensorMap> tensor_maps;
   std::map<std::string, int> failures;       // symbol -> CUresult of every call
   std::map<std::string, int> failures_once;  // symbol -> CUresult of the next call

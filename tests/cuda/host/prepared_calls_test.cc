@@ -5,6 +5,7 @@
 
 #include "bsk/attention.h"
 #include "src/cuda/host/driver.h"
+#include "src/cuda/sm90/attention_forward_small/config.h"
 #include "tests/cuda/host/engine_test.h"
 
 namespace bsk::cuda {
@@ -45,10 +46,11 @@ struct GpuCall {
   }
 };
 
-// The address in the tensor map of Q, which the parameters begin with.
+// The address in the tensor map of Q, which it begins with.
 uintptr_t q_address(const FakeLaunch& launch) {
+  using Params = sm90::attention_forward_small::Params;
   uintptr_t address = 0;
-  std::memcpy(&address, launch.params.data(), sizeof(address));
+  std::memcpy(&address, launch.params.data() + offsetof(Params, q), sizeof(address));
   return address;
 }
 
@@ -56,6 +58,7 @@ class PreparedCallsTest : public EngineTest {
  protected:
   void SetUp() override {
     EngineTest::SetUp();
+    fake().params_bytes = sizeof(sm90::attention_forward_small::Params);
     EnginePlaces places = testing::test_places();
     places.kernel_dir = REAL_KERNEL_DIR;
     set_engine_places(places);

@@ -103,6 +103,7 @@ struct Copies {
     }
     arch::fence_barrier_init();
     arch::wait_for_previous_grid();
+    if (at.first_tile >= at.end_tile) return;  // no chain waits for Q
     if (chain == 0) load_q();
     if (first >= at.end_tile) return;
     load_k(0);
@@ -132,7 +133,8 @@ struct Warpgroup {
 
   // All rows against this chain's tiles of keys. The last product is under way at the end. The
   // scores of both tiles are computed at once, and the second softmax runs beside the first P V.
-  __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows) {
+  __device__ __forceinline__ void compute(float (&o)[kOutputs], uint32_t (&p)[kScores / 2],
+                                          tile::SoftmaxRows& rows) {
     const int first = first_tile_of<Config>(at, chain);
     if (first >= at.end_tile) return;
     const bool two = Config::kTilesPerChain == 2 && first + Config::kChains < at.end_tile;
@@ -147,16 +149,17 @@ struct Warpgroup {
       issue_qk(s[1], 1);
     }
     arch::mma_wait<Config::kTilesPerChain - 1>();
-    this->template add_tile<true>(s[0], o, rows, first);
+    this->template add_tile<true>(s[0], p, o, rows, first);
     if constexpr (Config::kTilesPerChain == 2) {
-      if (two) this->template add_tile<false>(s[1], o, rows, first + Config::kChains);
+      if (two) this->template add_tile<false>(s[1], p, o, rows, first + Config::kChains);
     }
   }
 
   // Scores of a tile to weights, and issues its P V. kFirst: O holds nothing yet.
   template <bool kFirst>
-  __device__ __forceinline__ void add_tile(float (&s)[kScores], float (&o)[kOutputs],
-                                           tile::SoftmaxRows& rows, int tile) {
+  __device__ __forceinline__ void add_tile(float (&s)[kScores], uint32_t (&p)[kScores / 2],
+                                           float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                           int tile) {
     const tile::TileRecord<1> record = {{{tile * Config::kKvTile, nullptr}}, 0};
     const tile::KeyRange every =
         tile::keys_of_every_row(params.visibility, at.first_row, at.first_row + kRows - 1);
@@ -177,7 +180,6 @@ struct Warpgroup {
     arch::mma_wait<0>();
     arch::mma_fence_registers(o);
     if (grown) tile::rescale(o, correction);
-    uint32_t p[kScores / 2];
     tile::pack_weights<Config::kElement>(s, p);
     const int place = (kFirst ? 0 : Config::kChains) + chain;
     arch::barrier_wait(shared.v_ready[place], 0);
@@ -264,7 +266,8 @@ struct Warpgroup {
     for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
     tile::SoftmaxRows rows;
     rows.reset();
-    compute(o, rows);
+    uint32_t p[kScores / 2];  // as long as the product that reads it
+    compute(o, p, rows);
     tile::finish_sums(rows);
     if constexpr (Config::kChains == 1) {
       float factor[tile::kRowsPerThread];
