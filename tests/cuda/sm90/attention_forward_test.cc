@@ -258,5 +258,34 @@ TEST(EmulatedForward, TheNextHeadsMaskChangesNoBits) {
   EXPECT_FALSE(std::equal(a.begin() + head, a.begin() + head + 64, b.begin() + head));
 }
 
+// Masks of every element, aligned or not, leave K and V enough stages, whatever the widths and
+// blocks.
+TEST(ForwardConfigurations, FitInSharedMemory) {
+  int unaligned = 0;
+  for (const int64_t head_dim : {16, 64, 72, 128, 136, 192, 200, 256})
+    for (const int64_t v_head_dim : {16, 128, 192, 256})
+      for (const DataType dtype : {DataType::kBool, DataType::kBFloat16, DataType::kFloat32})
+        for (const int64_t kv_len : {301, 304})
+          for (const int block_q : {0, 64, 128})
+            for (const int block_k : {16, 32, 64, 128}) {
+              AttentionProblem problem =
+                  dense_problem(DataType::kFloat16, 1, 2, 2, 200, kv_len, head_dim, v_head_dim);
+              problem.mask_kind = dtype == DataType::kBool ? MaskKind::kBool : MaskKind::kAdditive;
+              problem.mask = contiguous(dtype, {1, 1, 200, kv_len});
+              problem.block_mask.present = block_q > 0;
+              problem.block_mask.block_q = block_q;
+              problem.block_mask.block_k = block_k;
+              const Shape shape = choose_config(problem, 132).shape;
+              EXPECT_GE(shape.stages(), 3);
+              EXPECT_LE(
+                  shape.ctas_per_multiprocessor() * (shape.shared_bytes() + kSharedReservedPerCta),
+                  kSharedPerMultiprocessor);
+              EXPECT_EQ(shape.kv_tile % shape.block_keys, 0);
+              EXPECT_TRUE(block_q == 0 || block_k % shape.block_keys == 0);
+              unaligned += shape.mask_unaligned;
+            }
+  EXPECT_EQ(unaligned, 8 * 4 * 3 * 3 * 4);
+}
+
 }  // namespace
 }  // namespace bsk::sm90::attention_forward
