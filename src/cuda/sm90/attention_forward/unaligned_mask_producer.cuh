@@ -45,8 +45,9 @@ struct UnalignedMaskProducer {
     int rows_left;  // that the mask has, from the first on
   };
 
-  // Every kStep-th of kCount rows. A unit without a key is not read. The others may have bytes in
-  // front of a row's first key or behind its last: 16 bytes that hold a key are of the same page.
+  // Every kStep-th of kCount rows. A unit without a key is not read. The mask's first and last may
+  // have bytes that are not its own, but of its allocation, which begins at a multiple of 256 bytes
+  // and has as many as a multiple of that.
   template <int kStep, int kCount, bool kAllRows>
   static __device__ __forceinline__ void copy_units(const Units& units, int first) {
     if constexpr (kCount > 1 && kStep * Tile::kElementBytes % 16 != 0) {
