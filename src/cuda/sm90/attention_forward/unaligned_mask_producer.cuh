@@ -94,7 +94,7 @@ struct UnalignedMaskProducer {
   __device__ __forceinline__ void gather_rows(const Element* source, uint8_t* destination, int rows,
                                               int keys) const {
     constexpr int kBatch =
-        Config::kRegisters.producer >= 56 ? 8 : 2;  // that a thread has under way
+        Config::kRegisters.producer >= 56 ? 4 : 1;  // that a thread has under way
 #pragma unroll 1
     for (int i = thread(); i < 64 * keys; i += kBatch * kThreads) {
       Element elements[kBatch] = {};
