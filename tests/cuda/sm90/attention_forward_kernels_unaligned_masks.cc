@@ -34,7 +34,7 @@ BSK_EMULATE_ATTENTION_FORWARD(
                                          bsk::tile::MaskType::kFloat16, false, false, true>);
 BSK_EMULATE_ATTENTION_FORWARD(
     fp16_unaligned_d256,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 256, 256, 2, 64, 64, true,
+    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 256, 256, 2, 32, 32, true,
                                          bsk::tile::MaskType::kFloat16, false, false, true>);
 BSK_EMULATE_ATTENTION_FORWARD(
     bf16_unaligned_d128,

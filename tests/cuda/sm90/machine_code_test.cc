@@ -104,7 +104,7 @@ std::vector<KernelRequest> compiled_here() {
            ConfigChoice{kFp16, {256, 256, 2, 64, 64}, false, tile::MaskType::kKeys},
            ConfigChoice{kFp16, {256, 256, 2, 64, 64, 1}, false, tile::MaskType::kBool},
            ConfigChoice{kFp16, {256, 256, 2, 32, 32, 1, true}, false, tile::MaskType::kBool},
-           ConfigChoice{kFp16, {256, 256, 2, 64, 64, 2, true}, true, tile::MaskType::kFloat16},
+           ConfigChoice{kFp16, {256, 256, 2, 32, 32, 2, true}, true, tile::MaskType::kFloat16},
            ConfigChoice{kFp16, {256, 256, 2, 32, 32, 4, true}, true, tile::MaskType::kFloat32},
            ConfigChoice{kFp16, {128, 128, 2, 64, 64, 4, true}, true, tile::MaskType::kFloat32},
            ConfigChoice{kFp16, {128, 128, 2, 64, 64, 2, true}, true, tile::MaskType::kFloat16},

@@ -81,14 +81,13 @@ int keys_of_tile(const ConfigChoice& choice, bool block_mask) {
   const Shape& shape = choice.shape;
   const int widest = std::max(shape.head_dim, shape.v_head_dim);
   const bool one = shape.consumers == 1, masked = choice.mask != tile::MaskType::kNone;
-  const bool unaligned_16_bits = shape.mask_unaligned && shape.mask_bytes == 2;
-  if (shape.mask_unaligned && !unaligned_16_bits && widest > 192) return 32;
+  if (shape.mask_unaligned && widest > 192) return 32;
   if (widest > 192 || (widest > 128 && (one || masked)) ||
       (widest > 64 && one && shape.mask_bytes > 0) || shape.mask_bytes == 4) {
     return 64;
   }
   // Blocks of a list are of 16 to 128 keys, of which 96 is no multiple.
-  if (widest > 64 && unaligned_16_bits) return block_mask ? 64 : 96;
+  if (shape.mask_unaligned && shape.mask_bytes == 2 && widest > 64) return block_mask ? 64 : 96;
   return 128;
 }
 
