@@ -1,11 +1,14 @@
 #include "tests/cuda/emulated_attention.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <random>
 
 #include "src/cpu/kernels.h"
@@ -50,6 +53,28 @@ int64_t blocks_of(int64_t length, int64_t block) { return (length + block - 1) /
 
 }  // namespace
 
+GuardedBytes::GuardedBytes(const std::vector<uint8_t>& bytes, Guard guard) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t units = (bytes.size() + 15) / 16 * 16, between = (units + page - 1) / page * page;
+  size_ = between + 2 * page;
+  void* const pages = mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) throw std::bad_alloc();
+  pages_ = static_cast<uint8_t*>(pages);
+  if (mprotect(pages_ + page, between, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
+  data_ = pages_ + page + (guard == Guard::kBehind ? between - units : 0);
+  std::memset(data_, 0xff, units);
+  std::copy(bytes.begin(), bytes.end(), data_);
+}
+GuardedBytes& GuardedBytes::operator=(GuardedBytes&& other) noexcept {
+  std::swap(pages_, other.pages_);
+  std::swap(size_, other.size_);
+  std::swap(data_, other.data_);
+  return *this;
+}
+GuardedBytes::~GuardedBytes() {
+  if (pages_ != nullptr) munmap(pages_, size_);
+}
+
 Tensors::Tensors(const Case& c) {
   std::mt19937 random(static_cast<unsigned>(std::hash<std::string>()(c.name)));
   AttentionProblem& p = problem;
@@ -86,6 +111,7 @@ Tensors::Tensors(const Case& c) {
                         {c.mask_shape[0], c.mask_shape[1], c.mask_shape[2], c.mask_shape[3]});
     for (int i = 0; i < 3; ++i) p.mask.stride[i] += p.mask.stride[i] / c.mask_shape[3] * c.mask_gap;
     const int64_t count = p.mask.shape[0] * p.mask.stride[0] - c.mask_gap;
+    std::vector<uint8_t> bytes;
     std::normal_distribution<float> normal;
     for (int64_t i = -c.mask_shift; i < count; ++i) {
       float bias = random() % 8 == 0 ? -kInfinity : 2.0f * normal(random);
@@ -95,15 +121,15 @@ Tensors::Tensors(const Case& c) {
       const uint16_t bits = to_bits(bias, c.mask_dtype);
       switch (c.mask_dtype) {
         case DataType::kBool:
-          mask_.push_back(c.kept.empty() || i < 0 ? random() % 4 != 0
+          bytes.push_back(c.kept.empty() || i < 0 ? random() % 4 != 0
                                                   : i % c.kv_len < c.kept[i / p.mask.stride[0]]);
           break;
         case DataType::kFloat32:
-          mask_.insert(mask_.end(), reinterpret_cast<const uint8_t*>(&bias),
+          bytes.insert(bytes.end(), reinterpret_cast<const uint8_t*>(&bias),
                        reinterpret_cast<const uint8_t*>(&bias) + 4);
           break;
         default:
-          mask_.insert(mask_.end(), reinterpret_cast<const uint8_t*>(&bits),
+          bytes.insert(bytes.end(), reinterpret_cast<const uint8_t*>(&bits),
                        reinterpret_cast<const uint8_t*>(&bits) + 2);
       }
     }
@@ -116,6 +142,8 @@ Tensors::Tensors(const Case& c) {
       if (p.mask.shape[i] == 1) p.mask.stride[i] = 0;
       p.mask.shape[i] = whole[i];
     }
+    mask_ = GuardedBytes(
+        bytes, random() % 2 == 0 ? GuardedBytes::Guard::kInFront : GuardedBytes::Guard::kBehind);
     buffers.mask = mask_.data() + c.mask_shift * bytes_per_element(c.mask_dtype);
     p.mask.address_alignment = address_alignment(buffers.mask);
   }

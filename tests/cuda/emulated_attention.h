@@ -42,6 +42,24 @@ struct Case {
 };
 constexpr double kZeroScale = -1e300;
 
+// Memory in which no byte in front of the first or behind the last can be read: as far as whole
+// units of 16 bytes, whose last may have NaN, and on one side.
+class GuardedBytes {
+ public:
+  enum class Guard { kInFront, kBehind };
+  GuardedBytes() = default;
+  GuardedBytes(const std::vector<uint8_t>& bytes, Guard guard);
+  GuardedBytes(const GuardedBytes&) = delete;
+  GuardedBytes& operator=(GuardedBytes&& other) noexcept;
+  ~GuardedBytes();
+  uint8_t* data() const { return data_; }
+
+ private:
+  uint8_t* pages_ = nullptr;
+  size_t size_ = 0;  // of the pages
+  uint8_t* data_ = nullptr;
+};
+
 // A case's tensors: rows far apart with NaN between them, and NaN behind the last.
 class Tensors {
  public:
@@ -54,7 +72,7 @@ class Tensors {
  private:
   friend void expect_matches(const Case&, const Tensors&);
   std::vector<uint16_t> q_, k_, v_, out_;
-  std::vector<uint8_t> mask_;
+  GuardedBytes mask_;
   std::vector<float> lse_;
   std::vector<int32_t> full_counts_, full_indices_, partial_counts_, partial_indices_;
   std::vector<uint8_t> partial_bits_;

@@ -60,6 +60,13 @@ def cases() -> Iterator[tuple[str, list[torch.Tensor], dict[str, Any]]]:
     added = torch.randn(4, 70, 151, device=DEVICE, dtype=HALF)[..., 1:]
     yield "additive mask, odd address", tensors(70, 150), {"attn_mask": added, "is_causal": True}
     yield "additive mask, odd rows", tensors(70, 150), {"attn_mask": added.contiguous()}
+    apart = torch.randn(4, 150, 70, device=DEVICE, dtype=HALF).transpose(1, 2)
+    yield "additive mask, transposed", tensors(70, 150), {"attn_mask": apart}
+    yield (
+        "bool mask, odd rows",
+        tensors(70, 151),
+        {"attn_mask": torch.rand(70, 151, device=DEVICE) > 0.3},
+    )
     even = torch.randn(4, 70, 152, device=DEVICE, dtype=HALF)
     yield "additive mask", tensors(70, 152), {"attn_mask": even}
     yield "fp32 mask", tensors(70, 150), {"attn_mask": added.float()}

@@ -23,6 +23,13 @@ __device__ __forceinline__ void barrier_arrive_and_expect(Barrier& barrier, uint
       "r"(bytes)
       : "memory");
 }
+// PTX ISA 9.7.13.15: cp.async.mbarrier.arrive.noinc: arrives once the thread's copies of 16 bytes
+// so far are done.
+__device__ __forceinline__ void barrier_arrive_after_copies(Barrier& barrier) {
+  asm volatile(
+      "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&barrier))
+      : "memory");
+}
 __device__ __forceinline__ void barrier_wait(Barrier& barrier, uint32_t parity) {
   // The thread sleeps until the phase ends or this many nanoseconds have passed, and asks again.
   constexpr uint32_t kSleepNs = 10'000'000;

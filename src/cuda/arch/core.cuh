@@ -40,6 +40,25 @@ __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&pairs)
                : "memory");
 }
 
+// `value`, of which the compiler knows no more than that it is in a register: constants that are
+// added to it become offsets of loads and stores, not sums that are computed one by one.
+__device__ __forceinline__ uint32_t in_register(uint32_t value) {
+  asm("" : "+r"(value));
+  return value;
+}
+
+// PTX ISA 9.7.9: cp.async.cg. Copies 16 bytes, both places 16-byte aligned, from global memory to
+// an address in shared memory while the thread goes on.
+__device__ __forceinline__ void copy_16_bytes(uint32_t destination, const void* source) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination),
+               "l"(__cvta_generic_to_global(source))
+               : "memory");
+}
+// PTX ISA 9.7.9: cp.async.wait_all: until the thread's copies of 16 bytes are done.
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 // PTX ISA 9.7.13: bar.sync 0.
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
 

@@ -67,9 +67,6 @@ class PreparedKernel final : public PreparedLaunch {
       if (specs_.size() > 3) {
         cuda::replace_address(params_.mask_map, specs_[3].name, buffers.mask);
       }
-      if (specs_.size() > 4) {
-        cuda::replace_address(params_.whole_groups_map, specs_[4].name, buffers.mask);
-      }
     }
   }
 

@@ -84,8 +84,6 @@ void encode_maps(const TensorMapSpecs& specs, const AttentionBuffers& buffers, b
   if constexpr (requires { params.mask_map; }) {
     params.mask_map =
         has_keys && specs.size() > 3 ? cuda::encode_tensor_map(specs[3], buffers.mask) : params.q;
-    params.whole_groups_map =
-        has_keys && specs.size() > 4 ? cuda::encode_tensor_map(specs[4], buffers.mask) : params.q;
   }
 }
 

@@ -59,21 +59,10 @@ struct MaskTensor {
   int64_t batch_stride = 0, head_stride = 0, row_stride = 0, column_stride = 0;
 };
 
-// attn_mask whose row stride is no multiple of 16 bytes, as the copy engine takes it. Such rows are
-// not those of a tensor map, but groups of them are, as long as a multiple of 16 bytes: row r of
-// all heads and batch entries is row r % n of group r / n, which has its rows one behind the other.
-// One map has the whole groups. Where the last group has fewer rows, another has so many of every
-// group: neither reaches beyond the mask.
-constexpr int rows_of_mask_group(MaskType mask) {
-  return mask == MaskType::kNone ? 1 : 16 / mask_element_bytes(mask);
-}
-struct MaskRows {
-  int32_t stride = 0;                     // in elements; 0: it cannot be taken so
-  int32_t batch_rows = 0, head_rows = 0;  // rows from one to the next
-  int32_t rest = 0;                       // rows of a group that the other map has
-};
-// Between boxes of neighbouring rows in shared memory: they lie in different banks.
-constexpr int kMaskGroupGap = 128;
+// The copy engine reads from multiples of 16 bytes on. Rows of attn_mask that begin elsewhere lie
+// in shared memory as in memory, in units of 16 bytes: of each block of keys as many as its bytes
+// may touch. From row to row it is an odd number of units, which puts 8 rows into different banks.
+constexpr int unaligned_mask_pitch(int block_bytes) { return ((block_bytes / 16 + 1) | 1) * 16; }
 
 // What turns products into base-2 scores where a factor in the softmax is not enough.
 struct ScoreTransform {

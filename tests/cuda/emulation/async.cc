@@ -100,12 +100,53 @@ void Machine::load_tile(const Copy& request) {
       }
     }
   }
+  // Measured on an H100: an illegal instruction.
+  if (copy.coordinate[0] * map.element_bytes % 16 != 0) {
+    fault("a copy begins at column " + std::to_string(copy.coordinate[0]) +
+          ", which is not a multiple of 16 bytes");
+  }
   std::memset(copy.destination, 0xff, copy.bytes);
   if (timing_.late_copy) {
-    copies_.push_back(copy);
+    copies_.emplace_back([this, copy] { perform(copy); });
   } else {
     perform(copy);
   }
+}
+
+void Machine::copy_16_bytes(uint32_t destination, const void* source) {
+  if (destination % 16 != 0 || reinterpret_cast<uint64_t>(source) % 16 != 0) {
+    fault("a copy of 16 bytes is not 16-byte aligned");
+  }
+  if (destination + 16 > static_cast<uint32_t>(shared_bytes_)) {
+    fault("a copy ends beyond shared memory");
+  }
+  std::memset(shared() + destination, 0xff, 16);
+  current_->small_copies.push_back({shared() + destination, source});
+}
+
+void Machine::arrive_after_copies(uint64_t* barrier) {
+  Fiber& fiber = *current_;
+  ++fiber.arrivals_to_come;
+  const auto arrive = [&fiber, copies = std::move(fiber.small_copies), &state = state_of(barrier)] {
+    for (const SmallCopy& copy : copies) std::memcpy(copy.destination, copy.source, 16);
+    --fiber.arrivals_to_come;
+    --state.pending;
+    advance_phase(state);
+  };
+  fiber.small_copies.clear();
+  if (timing_.late_copy) {
+    copies_.emplace_back(arrive);
+  } else {
+    arrive();
+  }
+}
+
+void Machine::wait_for_copies() {
+  Fiber& fiber = *current_;
+  for (const SmallCopy& copy : fiber.small_copies) std::memcpy(copy.destination, copy.source, 16);
+  fiber.small_copies.clear();
+  wait_until([&fiber] { return fiber.arrivals_to_come == 0; }, "its copies of 16 bytes",
+             fiber.thread);
 }
 
 void Machine::perform(const Copy& copy) {

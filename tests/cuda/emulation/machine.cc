@@ -98,11 +98,14 @@ void Machine::run_cluster(int first_block, int block_y) {
     if (!progress) {
       if (copies_.empty())
         throw Fault("deadlock in CTA " + std::to_string(first_block) + stuck_threads());
-      perform(copies_.front());
+      const std::function<void()> copy = std::move(copies_.front());
       copies_.pop_front();
+      copy();
     }
   }
-  if (!copies_.empty())
+  const bool all_copied = std::all_of(fibers_.begin(), fibers_.begin() + fibers,
+                                      [](const Fiber& f) { return f.small_copies.empty(); });
+  if (!copies_.empty() || !all_copied)
     throw Fault("the CTA ended while a copy into its shared memory was running");
   for (const auto& cta : ctas_) {
     for (const Warpgroup& group : cta->warpgroups) {

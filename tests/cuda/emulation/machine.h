@@ -62,6 +62,11 @@ struct Copy {
   struct Cta* cta;  // whose shared memory it fills
 };
 
+struct SmallCopy {  // of 16 bytes, by a thread
+  std::byte* destination;
+  const void* source;
+};
+
 // Accumulators that unfinished multiplies own; the registers hold NaN meanwhile.
 struct Accumulator {
   int columns = 0;
@@ -118,6 +123,8 @@ struct Fiber {
   int64_t retired = 0;        // groups
   int64_t waits_reached = 0;  // calls of mma_wait
   bool needs_mma_fence = true;
+  std::vector<SmallCopy> small_copies;  // that no arrival follows yet
+  int arrivals_to_come = 0;             // after small copies
   std::vector<std::byte> stack;
 };
 
@@ -149,6 +156,9 @@ class Machine {
   void barrier_arrive(uint64_t* barrier, int64_t expected_bytes);
   void barrier_wait(uint64_t* barrier, uint32_t parity);
   void load_tile(const Copy& copy);
+  void copy_16_bytes(uint32_t destination, const void* source);
+  void arrive_after_copies(uint64_t* barrier);  // of 16 bytes, as wait_for_copies
+  void wait_for_copies();
   void mma_fence() { current_->needs_mma_fence = false; }
   void mma_issue(const Multiply& multiply, float* d, const uint32_t* a);
   void mma_commit() { commit(warpgroup(), *current_); }
@@ -174,7 +184,7 @@ class Machine {
   static void fiber_main();
   std::string stuck_threads() const;
   BarrierState& state_of(uint64_t* barrier);
-  void advance_phase(BarrierState& state);
+  static void advance_phase(BarrierState& state);
   void perform(const Copy& copy);
   Cta& cta() const { return *current_->cta; }
   Warpgroup& warpgroup() { return cta().warpgroups[current_->thread / arch::kWarpgroupThreads]; }
@@ -196,7 +206,7 @@ class Machine {
   const std::function<void()>* entry_ = nullptr;
   Rendezvous cluster_barrier_;
   std::unordered_map<uint64_t*, BarrierState> barriers_;
-  std::deque<Copy> copies_;
+  std::deque<std::function<void()>> copies_;  // to be performed, with what follows them
 };
 
 // The machine that runs now.

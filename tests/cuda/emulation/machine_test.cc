@@ -8,6 +8,7 @@
 #include "src/cuda/tile/products.cuh"
 #include "tests/cuda/emulation/src/cuda/arch/barrier.cuh"
 #include "tests/cuda/emulation/src/cuda/arch/cluster.cuh"
+#include "tests/cuda/emulation/src/cuda/arch/core.cuh"
 #include "tests/cuda/emulation/src/cuda/arch/tma.cuh"
 
 namespace bsk::emulation {
@@ -123,6 +124,61 @@ TEST(Emulator, ReportsTooManyArrivals) {
     arch::barrier_arrive(tile().ready);
   });
   EXPECT_NE(fault.find("more arrivals"), std::string::npos) << fault;
+}
+
+TEST(Emulator, ReportsACopyThatBeginsBetweenMultiplesOf16Bytes) {
+  const auto from_column = [](int column) {
+    return fault_of([column] {
+      if (arch::thread_index() != 0) return;
+      arch::barrier_init(tile().ready, 1);
+      arch::barrier_arrive_and_expect(tile().ready, 8192);
+      arch::load_tile(encode(ones()), tile().ready, tile().a, column, 0, 0, 0,
+                      arch::CacheHint::kNormal);
+      arch::barrier_wait(tile().ready, 0);
+    });
+  };
+  for (const int column : {-8, 0, 8, 56, 64}) EXPECT_EQ(from_column(column), "");
+  for (const int column : {-4, 1, 4, 60}) {
+    EXPECT_NE(from_column(column).find("not a multiple of 16 bytes"), std::string::npos);
+  }
+}
+
+// Of 16 bytes, by each thread; some arrive before they are done, if `waits` does not hold.
+std::vector<float> small_copies(bool waits, Timing timing) {
+  static std::vector<float> read;
+  alignas(16) static float data[128][4];
+  read.assign(128, 0.0f);
+  machine().launch(1, 128, sizeof(Tile), timing, [=] {
+    const int thread = arch::thread_index();
+    data[thread][3] = static_cast<float>(thread);
+    if (thread == 0) arch::barrier_init(tile().ready, 128);
+    arch::sync_block();
+    arch::copy_16_bytes(arch::shared_address(tile().a) + 16 * thread, data[thread]);
+    if (waits) {
+      arch::barrier_arrive_after_copies(tile().ready);
+    } else {
+      arch::barrier_arrive(tile().ready);
+    }
+    arch::barrier_wait(tile().ready, 0);
+    read[thread] = reinterpret_cast<const float*>(tile().a)[4 * thread + 3];
+    arch::wait_for_copies();
+  });
+  return read;
+}
+
+TEST(Emulator, LetsAThreadArriveAfterItsCopies) {
+  for (const Timing timing : kTimings) EXPECT_EQ(small_copies(true, timing)[77], 77.0f);
+}
+
+TEST(Emulator, ShowsAnArrivalBeforeTheCopies) {
+  for (const Timing timing : kTimings) EXPECT_TRUE(std::isnan(small_copies(false, timing)[77]));
+}
+
+TEST(Emulator, ReportsACopyThatNothingWaitsFor) {
+  EXPECT_NE(fault_of([] {
+              arch::copy_16_bytes(arch::shared_address(tile().a), ones().base);
+            }).find("ended while a copy"),
+            std::string::npos);
 }
 
 // Two clusters of two CTAs; each CTA shows a number and reads its neighbour's. `waits` tells

@@ -265,9 +265,8 @@ std::vector<Case> edge_cases() {
        .mask_dtype = DataType::kFloat16,
        .mask_shape = {1, 1, 70, 160},
        .mask_shift = 1},
-      // In groups of rows: with and without a rest, of several heads and batch entries, rows apart,
-      // fewer rows than a group, one row a tile; and what cannot be grouped.
-      {.name = "bool_mask_groups_softcap",
+      // Rows that begin anywhere: of several heads and batch entries, apart, repeated, few.
+      {.name = "bool_mask_unaligned_softcap",
        .batch = 2,
        .q_heads = 3,
        .q_len = 201,
@@ -275,12 +274,12 @@ std::vector<Case> edge_cases() {
        .softcap = 4.0,
        .mask_kind = MaskKind::kBool,
        .mask_shape = {2, 3, 201, 301}},
-      {.name = "bool_mask_whole_groups",
+      {.name = "bool_mask_unaligned",
        .q_len = 160,
        .kv_len = 777,
        .mask_kind = MaskKind::kBool,
        .mask_shape = {1, 1, 160, 777}},
-      {.name = "bias_groups",
+      {.name = "bias_unaligned",
        .batch = 2,
        .q_heads = 2,
        .q_len = 203,
@@ -290,7 +289,7 @@ std::vector<Case> edge_cases() {
        .mask_dtype = DataType::kFloat16,
        .mask_shape = {2, 1, 203, 517},
        .mask_expanded = true},
-      {.name = "bias_groups_bf16_d128",
+      {.name = "bias_unaligned_bf16_d128",
        .dtype = kBf16,
        .batch = 2,
        .q_heads = 2,
@@ -302,14 +301,14 @@ std::vector<Case> edge_cases() {
        .mask_dtype = kBf16,
        .mask_shape = {1, 2, 131, 259},
        .mask_gap = 4},
-      {.name = "bias_groups_fp32",
+      {.name = "bias_unaligned_fp32",
        .q_heads = 2,
        .q_len = 70,
        .kv_len = 151,
        .mask_kind = MaskKind::kAdditive,
        .mask_dtype = DataType::kFloat32,
        .mask_shape = {1, 2, 70, 151}},
-      {.name = "bias_groups_d256",
+      {.name = "bias_unaligned_d256",
        .q_len = 130,
        .kv_len = 201,
        .head_dim = 256,
@@ -330,7 +329,7 @@ std::vector<Case> edge_cases() {
        .mask_kind = MaskKind::kAdditive,
        .mask_dtype = DataType::kFloat16,
        .mask_shape = {1, 1, 1, 201}},
-      {.name = "bias_groups_block64x16",
+      {.name = "bias_unaligned_block64x16",
        .q_len = 70,
        .kv_len = 301,
        .mask_kind = MaskKind::kAdditive,
@@ -338,7 +337,7 @@ std::vector<Case> edge_cases() {
        .mask_shape = {1, 1, 70, 301},
        .block_q = 64,
        .block_k = 16},
-      {.name = "bool_mask_groups_block64x16",
+      {.name = "bool_mask_unaligned_block64x16",
        .q_len = 70,
        .kv_len = 301,
        .mask_kind = MaskKind::kBool,
@@ -541,8 +540,46 @@ std::vector<Case> misaligned_masks() {
       keys.mask_shape[2] = 1;
     }
   }
+  // Every place that a row can begin at, for rows that lie the same number of bytes apart.
+  for (const int64_t shift : {2, 3, 4, 5, 6, 7}) {
+    add("bias_fp16", DataType::kFloat16, DataType::kFloat16, 264, shift);
+    add("bias_fp16", DataType::kFloat16, DataType::kFloat16, 261, shift).mask_shape[1] = 1;
+    Case& blocks = add("bias_d128_block128", kBf16, kBf16, 261, shift);
+    blocks.head_dim = blocks.v_head_dim = 128;
+    blocks.block_q = blocks.block_k = 128;
+    Case& causal = add("bool_causal", DataType::kFloat16, DataType::kBool, 263, 2 * shift + 1);
+    causal.causal = Causal::kLowerRight;
+  }
+  for (const int64_t shift : {1, 3}) {
+    Case& fp32 = add("bias_fp32_d256", DataType::kFloat16, DataType::kFloat32, 133, shift);
+    Case& kept = add("bool_d256", DataType::kFloat16, DataType::kBool, 133, shift);
+    fp32.head_dim = fp32.v_head_dim = kept.head_dim = kept.v_head_dim = 256;
+    Case& batch = add("bias_of_batch", DataType::kFloat16, DataType::kFloat16, 201, shift);
+    batch.batch = 2;
+    batch.mask_shape = {2, 1, 70, 201};
+    batch.mask_gap = 2;
+    Case& blocks = add("bias_d128_block64", DataType::kFloat16, DataType::kFloat16, 201, shift);
+    blocks.head_dim = blocks.v_head_dim = 128;
+    blocks.block_q = blocks.block_k = 64;
+    // Keys that do not lie side by side.
+    const auto transposed = [&](DataType dtype) -> Case& {
+      Case& c = add("transposed_" + std::to_string(bytes_per_element(dtype)), DataType::kFloat16,
+                    dtype, 150, shift);
+      c.mask_transposed = true;
+      return c;
+    };
+    transposed(DataType::kBool);
+    transposed(DataType::kFloat16).mask_shape[1] = 1;
+    transposed(DataType::kFloat32);
+    Case& one = add("one_column", DataType::kFloat16, DataType::kFloat16, 150, shift);
+    one.mask_shape = {1, 2, 70, 1};
+    Case& rows = add("transposed_blocks", DataType::kFloat16, DataType::kFloat16, 150, shift);
+    rows.mask_transposed = true;
+    rows.block_q = 64;
+    rows.block_k = 16;
+  }
   // Less than 16 bytes.
-  for (const int64_t shift : {0, 1}) {
+  for (const int64_t shift : {0, 1, 7}) {
     add("bias_tiny", DataType::kFloat16, DataType::kFloat16, 7, shift).mask_shape = {1, 1, 1, 7};
   }
   return cases;

@@ -10,8 +10,7 @@ namespace bsk::sm90::attention_forward {
 // Small problems through every path.
 std::vector<test::Case> smoke_cases();
 std::vector<test::Case> edge_cases();
-// Masks whose rows begin anywhere between two boundaries of 16 bytes: in groups of rows, or element
-// by element where the first row does not begin at one either.
+// Masks whose rows begin anywhere between two multiples of 16 bytes.
 std::vector<test::Case> misaligned_masks();
 
 }  // namespace bsk::sm90::attention_forward

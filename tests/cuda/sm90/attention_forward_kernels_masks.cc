@@ -63,39 +63,3 @@ BSK_EMULATE_ATTENTION_FORWARD(
     keys_block16_softcap,
     bsk::sm90::attention_forward::Config<bsk::arch::Element::kBFloat16, 64, 64, 2, 128, 16, true,
                                          bsk::tile::MaskType::kKeys, false, false>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    bool_groups,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 128, false,
-                                         bsk::tile::MaskType::kBool, false, false, 16>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    bool_groups_softcap,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 128, true,
-                                         bsk::tile::MaskType::kBool, false, false, 16>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    bool_groups_block64,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 128, 64, false,
-                                         bsk::tile::MaskType::kBool, false, false, 16>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    fp16_groups,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 128, true,
-                                         bsk::tile::MaskType::kFloat16, false, false, 8>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    fp32_groups,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 64, 64, true,
-                                         bsk::tile::MaskType::kFloat32, false, false, 4>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    bf16_groups_d128,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kBFloat16, 128, 128, 2, 128, 128, true,
-                                         bsk::tile::MaskType::kBFloat16, false, false, 8>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    fp16_groups_d256,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 256, 256, 2, 64, 64, true,
-                                         bsk::tile::MaskType::kFloat16, false, false, 8>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    fp16_groups_block16,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 128, 16, true,
-                                         bsk::tile::MaskType::kFloat16, false, false, 8>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    bool_groups_block16,
-    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 1, 128, 16, false,
-                                         bsk::tile::MaskType::kBool, false, false, 16>);

@@ -34,9 +34,6 @@ void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) 
   params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);
   params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
   if (specs.size() > 3) params.mask_map = test::encode_for_emulator(specs[3], tensors.buffers.mask);
-  if (specs.size() > 4) {
-    params.whole_groups_map = test::encode_for_emulator(specs[4], tensors.buffers.mask);
-  }
   const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
   emulation::machine().launch(static_cast<int>(made.tasks), made.threads,
                               static_cast<int>(made.shared_bytes), timing, [&] { entry(&params); });
@@ -159,7 +156,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, EmulatedBits,
                                                 .q_len = 200,
                                                 .kv_len = 700,
                                                 .scale = 1.0},
-                                           Case{.name = "bias_in_groups",
+                                           Case{.name = "bias_unaligned",
                                                 .batch = 2,
                                                 .q_heads = 2,
                                                 .kv_heads = 2,
@@ -235,8 +232,8 @@ TEST(EmulatedForward, SkippedKeysLeaveTheSameBits) {
   EXPECT_EQ(skipped.output(), computed.output());
 }
 
-// Behind the last rows of a head, tiles of a mask in groups have the next head's, here with biases
-// that would make maxima be raised.
+// The last 16 bytes of a head's unaligned mask may have keys of the next head's, and behind its
+// last rows a tile has whatever was there, here biases that would make maxima be raised.
 TEST(EmulatedForward, TheNextHeadsMaskChangesNoBits) {
   constexpr int64_t kRows = 201, kKeys = 301;
   const Case c = {.name = "next_head",
@@ -249,7 +246,7 @@ TEST(EmulatedForward, TheNextHeadsMaskChangesNoBits) {
   test::Tensors before(c), after(c);
   auto* const next = static_cast<uint16_t*>(const_cast<void*>(after.buffers.mask)) + kRows * kKeys;
   for (int64_t i = 0; i < 64 * kKeys; ++i) {
-    if (i % kKeys >= 128) next[i] = 0x5380;  // 60
+    next[i] = i % kKeys < 128 ? 0x3c00 : 0x5380;  // 1 and 60
   }
   run(c, before, emulation::kTimings[0]);
   run(c, after, emulation::kTimings[0]);
@@ -259,6 +256,35 @@ TEST(EmulatedForward, TheNextHeadsMaskChangesNoBits) {
     ASSERT_TRUE(std::equal(a.begin() + i * row, a.begin() + i * row + 64, b.begin() + i * row));
   }
   EXPECT_FALSE(std::equal(a.begin() + head, a.begin() + head + 64, b.begin() + head));
+}
+
+// Masks of every element, aligned or not, leave K and V enough stages, whatever the widths and
+// blocks.
+TEST(ForwardConfigurations, FitInSharedMemory) {
+  int unaligned = 0;
+  for (const int64_t head_dim : {16, 64, 72, 128, 136, 192, 200, 256})
+    for (const int64_t v_head_dim : {16, 128, 192, 256})
+      for (const DataType dtype : {DataType::kBool, DataType::kBFloat16, DataType::kFloat32})
+        for (const int64_t kv_len : {301, 304})
+          for (const int block_q : {0, 64, 128})
+            for (const int block_k : {16, 32, 64, 128}) {
+              AttentionProblem problem =
+                  dense_problem(DataType::kFloat16, 1, 2, 2, 200, kv_len, head_dim, v_head_dim);
+              problem.mask_kind = dtype == DataType::kBool ? MaskKind::kBool : MaskKind::kAdditive;
+              problem.mask = contiguous(dtype, {1, 1, 200, kv_len});
+              problem.block_mask.present = block_q > 0;
+              problem.block_mask.block_q = block_q;
+              problem.block_mask.block_k = block_k;
+              const Shape shape = choose_config(problem, 132).shape;
+              EXPECT_GE(shape.stages(), 3);
+              EXPECT_LE(
+                  shape.ctas_per_multiprocessor() * (shape.shared_bytes() + kSharedReservedPerCta),
+                  kSharedPerMultiprocessor);
+              EXPECT_EQ(shape.kv_tile % shape.block_keys, 0);
+              EXPECT_TRUE(block_q == 0 || block_k % shape.block_keys == 0);
+              unaligned += shape.mask_unaligned;
+            }
+  EXPECT_EQ(unaligned, 8 * 4 * 3 * 3 * 4);
 }
 
 }  // namespace

@@ -103,9 +103,11 @@ std::vector<KernelRequest> compiled_here() {
   for (const ConfigChoice& choice : {
            ConfigChoice{kFp16, {256, 256, 2, 64, 64}, false, tile::MaskType::kKeys},
            ConfigChoice{kFp16, {256, 256, 2, 64, 64, 1}, false, tile::MaskType::kBool},
-           ConfigChoice{kFp16, {256, 256, 2, 64, 64, 1, 16}, false, tile::MaskType::kBool},
-           ConfigChoice{kFp16, {256, 256, 2, 64, 64, 2, 8}, true, tile::MaskType::kFloat16},
-           ConfigChoice{kFp16, {128, 128, 2, 64, 64, 4, 4}, true, tile::MaskType::kFloat32},
+           ConfigChoice{kFp16, {256, 256, 2, 32, 32, 1, true}, false, tile::MaskType::kBool},
+           ConfigChoice{kFp16, {256, 256, 2, 32, 32, 2, true}, true, tile::MaskType::kFloat16},
+           ConfigChoice{kFp16, {256, 256, 2, 32, 32, 4, true}, true, tile::MaskType::kFloat32},
+           ConfigChoice{kFp16, {128, 128, 2, 64, 64, 4, true}, true, tile::MaskType::kFloat32},
+           ConfigChoice{kFp16, {128, 128, 2, 64, 64, 2, true}, true, tile::MaskType::kFloat16},
            ConfigChoice{kFp16, {256, 256, 2, 64, 64, 2}, true, tile::MaskType::kFloat16},
            ConfigChoice{kFp16, {256, 256, 2, 64, 64, 4}, true, tile::MaskType::kFloat32},
            ConfigChoice{kFp16, {192, 192, 2, 64, 64}, false, tile::MaskType::kKeys},
@@ -114,7 +116,7 @@ std::vector<KernelRequest> compiled_here() {
            ConfigChoice{kFp16, {128, 128, 1, 128, 64}, false, tile::MaskType::kKeys},
            ConfigChoice{kFp16, {128, 128, 2, 128, 16}},
            ConfigChoice{kFp16, {64, 64, 1, 128, 32}},
-           ConfigChoice{kFp16, {64, 64, 1, 128, 16, 2, 8}, true, tile::MaskType::kFloat16},
+           ConfigChoice{kFp16, {64, 64, 1, 128, 16, 2, true}, true, tile::MaskType::kFloat16},
        }) {
     requests.push_back(sm90::attention_forward::request(choice));
   }

@@ -13,8 +13,8 @@ struct Params {
   arch::TensorMap k;  // [batch, kv_heads, kv_len, head_dim], boxes of kBlockKeys rows x 64 columns
   arch::TensorMap v;  // [batch, kv_heads, kv_len, v_head_dim], boxes as k's
   // [batch, q_heads, q_len, kv_len], boxes of 64 rows (1, where all rows are the same) and a chunk
-  // of columns (tile/mask_tile.cuh). Or the two maps of MaskRows.
-  arch::TensorMap mask_map, whole_groups_map;
+  // of columns (tile/mask_tile.cuh); not of an unaligned mask.
+  arch::TensorMap mask_map;
   // 0 where the tensor repeats along that dimension (its stride is 0), else 1.
   int32_t q_head_step, q_batch_step, k_head_step, k_batch_step, v_head_step, v_batch_step;
   int32_t mask_head_step, mask_batch_step;
@@ -31,7 +31,6 @@ struct Params {
   tile::BlockLists lists;
   tile::ScoreTransform transform;
   tile::MaskTensor mask;
-  tile::MaskRows mask_rows;
   tile::Schedule schedule;
 };
 
@@ -48,11 +47,11 @@ constexpr int round_up(int value, int multiple) {
 // multiple of 16); v_head_dim: columns of O (an N of wgmma). Both may exceed the problem's: the
 // copy engine fills in zeros. consumers: warpgroups of 64 query rows each. A tile of kv_tile keys
 // is gathered from kv_tile / block_keys places of K and V. mask_bytes: of an element of attn_mask
-// where tiles of it are brought into shared memory, else 0. mask_group: 1 where its rows can be
-// those of a tensor map, else rows_of_mask_group.
+// where tiles of it are brought into shared memory, else 0. mask_unaligned: the copy engine does
+// not take it.
 struct Shape {
-  int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0, mask_bytes = 0,
-      mask_group = 1;
+  int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0, mask_bytes = 0;
+  bool mask_unaligned = false;
 
   constexpr bool operator==(const Shape&) const = default;
   constexpr int q_tile() const { return 64 * consumers; }
@@ -66,8 +65,9 @@ struct Shape {
   }
   // Of all consumers (tile/mask_tile.cuh).
   constexpr int mask_stage_bytes() const {
-    const int bytes = consumers * 64 * kv_tile * mask_bytes;
-    return mask_group == 1 ? bytes : round_up(bytes + mask_group * tile::kMaskGroupGap, 1024);
+    const int row = mask_unaligned ? blocks() * tile::unaligned_mask_pitch(block_keys * mask_bytes)
+                                   : kv_tile * mask_bytes;
+    return consumers * 64 * row;
   }
   constexpr int masks_bytes() const { return kMaskTileStages * mask_stage_bytes(); }
   constexpr int bookkeeping_bytes() const { return blocks() <= 2 ? 1024 : 3072; }
@@ -117,7 +117,7 @@ struct MaskTiles<0> {};
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,
-          bool kChainedValue = false, int kMaskGroupValue = 1>
+          bool kChainedValue = false, bool kMaskUnalignedValue = false>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -131,7 +131,7 @@ struct Config {
   static constexpr tile::MaskType kMask = kMaskValue;
   static constexpr bool kTakesTurns = kTakesTurnsValue;
   static constexpr bool kChained = kChainedValue;
-  static constexpr int kMaskGroup = kMaskGroupValue;
+  static constexpr bool kMaskUnaligned = kMaskUnalignedValue;
 
   static constexpr bool kMaskTiles =
       kMask != tile::MaskType::kNone && kMask != tile::MaskType::kKeys;
@@ -139,18 +139,19 @@ struct Config {
 
   // Roles: warpgroup 0 copies (warp 0 K and V, the others see to attn_mask), warpgroups 1..
   // multiply.
-  static constexpr Shape kShape{kHeadDim,  kVHeadDim,  kConsumers,
-                                kKvTile,   kBlockKeys, kMaskTiles ? mask_element_bytes(kMask) : 0,
-                                kMaskGroup};
+  static constexpr Shape kShape{kHeadDim,      kVHeadDim,
+                                kConsumers,    kKvTile,
+                                kBlockKeys,    kMaskTiles ? mask_element_bytes(kMask) : 0,
+                                kMaskUnaligned};
   static constexpr int kThreads = kShape.threads();
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
 
-  // Whether a thread has room for the scores of two tiles (a bool mask takes some): QK is then
-  // issued one tile further ahead.
+  // Whether a thread has room for the scores of two tiles (a bool mask takes some, and so does an
+  // unaligned one): QK is then issued one tile further ahead.
   static constexpr bool kScoresAhead =
       kConsumers == 2 && !kChained && kMask != tile::MaskType::kBool &&
-      kKvTile + kKvTile / 4 + kVHeadDim / 2 + 40 <= kRegisters.consumer;
+      kKvTile + kKvTile / 4 + kVHeadDim / 2 + (kMaskUnaligned ? 48 : 40) <= kRegisters.consumer;
 
   // Whether maxima may stay what they are (kernel.cuh, Maxima). Scores with a bias may well grow
   // from tile to tile, a row may see nothing of a first tile under a mask, and chains are short.
@@ -173,7 +174,7 @@ struct Config {
   static_assert(kKvTile % 16 == 0 && kKvTile % kBlockKeys == 0 && kBlockKeys % 16 == 0);
   static_assert(!kTakesTurns || kConsumers > 1, "a turn is passed to another warpgroup");
   static_assert(!kAdditive || kTransform, "attn_mask adds to scaled scores");
-  static_assert(kMaskGroup == 1 || kMaskGroup == tile::rows_of_mask_group(kMask));
+  static_assert(!kMaskUnaligned || kMaskTiles);
   static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
   static_assert(kRegisters.producer == 255 ||
                     kRegisters.producer + kConsumers * kRegisters.consumer <=
@@ -189,10 +190,11 @@ struct Config {
     alignas(
         1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
     tile::TileRecord<kBlocks> records[kStages];                    // where the stage holds K
-    // Of a mask of keys: the tiles that it leaves, and a bit for each of their keys.
-    tile::TileRecord<kBlocks> found[kMasksKeys ? kMaskStages : 1];
+    // Of a mask of keys: the tiles that it leaves, and a bit for each of their keys. Of an
+    // unaligned mask: tiles to fill, and the walk that finds them.
+    tile::TileRecord<kBlocks> found[kMasksKeys ? kMaskStages : kMaskUnaligned ? 2 : 1];
     alignas(16) uint32_t kept_keys[kMasksKeys ? kMaskStages : 1][kKvTile / 32];
-    alignas(8) uint8_t mask_walk[kMaskTiles ? 160 : 1];  // mask_producer.cuh
+    alignas(8) uint8_t mask_walk[kMaskUnaligned ? 160 : 1];
     int32_t task_has_tiles[kConsumers];
     uint32_t rounds_again;  // bit r % 32: a task of round r must be computed again, carefully
     float scale_log2;       // of the scores when they enter the softmax

@@ -12,6 +12,7 @@
 #include "src/cuda/sm90/attention_forward/mask_producer.cuh"
 #include "src/cuda/sm90/attention_forward/producer.cuh"
 #include "src/cuda/sm90/attention_forward/tile_walk.cuh"
+#include "src/cuda/sm90/attention_forward/unaligned_mask_producer.cuh"
 #include "src/cuda/tile/earlier_chains.cuh"
 #include "src/cuda/tile/fragment.cuh"
 #include "src/cuda/tile/key_mask.cuh"
@@ -48,6 +49,7 @@ struct Consumer {
   tile::RingPosition<Config::kStages> ring;
   tile::RingPosition<Config::kMaskStages> mask_ring;
   uint32_t q_parity = 0;
+  int mask_places[tile::kRowsPerThread] = {};  // of an unaligned mask: where the thread's rows lie
 
   __device__ __forceinline__ int wait_stage() {
     const int stage = ring.stage;
@@ -134,8 +136,13 @@ struct Consumer {
     if constexpr (Config::kMaskTiles) {
       arch::barrier_wait(shared.mask_ready[mask_ring.stage][warpgroup], mask_ring.parity);
       const float subtract[] = {tile::subtracted(rows, 0), tile::subtracted(rows, 1)};
-      tile::apply_mask_tile<Config>(s, shared.mask_tiles[mask_ring.stage], warpgroup,
-                                    params.mask.row_stride == 0 ? 0 : 1, factor, subtract);
+      if constexpr (Config::kMaskUnaligned) {
+        tile::apply_unaligned_mask_tile<Config>(s, shared.mask_tiles[mask_ring.stage], warpgroup,
+                                                mask_places, factor, subtract);
+      } else {
+        tile::apply_mask_tile<Config>(s, shared.mask_tiles[mask_ring.stage], warpgroup,
+                                      params.mask.row_stride == 0 ? 0 : 1, factor, subtract);
+      }
       free_mask_stage(warpgroup);
     }
     if constexpr (Config::kMasksKeys) {
@@ -353,6 +360,10 @@ struct Consumer {
     for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
     tile::SoftmaxRows rows;
     rows.reset();
+    if constexpr (Config::kMaskUnaligned) {
+      tile::find_mask_places<Config>(params.mask, at.batch, at.q_head,
+                                     at.first_row + 64 * warpgroup, mask_places);
+    }
     arch::barrier_wait(shared.q_ready[warpgroup], q_parity);
     q_parity ^= 1;
     Maxima maxima = Maxima::kFollow;
@@ -420,10 +431,13 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
       if (stage > 0) arch::barrier_init(shared.stage_ready[stage], 1);
       arch::barrier_init(shared.stage_free[stage], kConsumerWarps);
     }
-    if constexpr (Config::kMaskTiles) arch::prefetch_tensor_map(params.mask_map);
+    if constexpr (Config::kMaskTiles && !Config::kMaskUnaligned) {
+      arch::prefetch_tensor_map(params.mask_map);
+    }
     for (int stage = 0; stage < Config::kMaskStages; ++stage) {
       for (int w = 0; w < Config::kMaskParts; ++w) {
-        arch::barrier_init(shared.mask_ready[stage][w], 1);
+        arch::barrier_init(shared.mask_ready[stage][w],
+                           Config::kMaskUnaligned ? UnalignedMaskProducer<Config>::kThreads : 1);
         arch::barrier_init(shared.mask_free[stage][w],
                            Config::kMaskTiles ? 4 : 1 + kConsumerWarps);  // 1: who copies K
       }
@@ -439,7 +453,11 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
       const bool first_begun = arch::warp_any(begun);
       if (arch::elect_one()) Producer<Config>{shared, params, first_begun, {}, {}}.run();
     } else if constexpr (Config::kMaskTiles) {
-      MaskProducer<Config>{shared, params, {}}.run();
+      if constexpr (Config::kMaskUnaligned) {
+        UnalignedMaskProducer<Config>{shared, params, {}}.run();
+      } else {
+        MaskProducer<Config>{shared, params, {}}.run();
+      }
     } else if constexpr (Config::kMasksKeys) {
       if (warp == 1) KeyMaskReader<Config>{shared, params, {}}.run();
     }

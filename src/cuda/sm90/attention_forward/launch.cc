@@ -50,59 +50,17 @@ bool lengths_differ(const AttentionProblem& problem) {
          (problem.block_mask.present && problem.block_mask.block_q == 64);
 }
 
-// Whether the copy engine can read a row of attn_mask, as far as that does not hang on where others
-// begin.
-bool mask_row_is_copied(const AttentionProblem& problem) {
+// Whether the copy engine can bring attn_mask's tiles: it reads from multiples of 16 bytes on only.
+bool mask_is_aligned(const AttentionProblem& problem) {
   const TensorLayout& mask = problem.mask;
-  return mask.address_alignment >= 16 && mask.shape[3] == problem.kv_len() &&
-         (mask.shape[3] == 1 || mask.stride[3] == 1);
-}
-
-// Whether the copy engine can bring attn_mask's tiles as they are.
-bool mask_is_copied(const AttentionProblem& problem) {
-  const TensorLayout& mask = problem.mask;
-  if (!mask_row_is_copied(problem)) return false;
+  if (mask.address_alignment < 16 || mask.shape[3] != problem.kv_len()) return false;
   for (int i = 0; i < 3; ++i) {
     if (mask.shape[i] > 1 &&
         (mask.stride[i] < 0 || mask.stride[i] * bytes_per_element(mask.dtype) % 16 != 0)) {
       return false;
     }
   }
-  return true;
-}
-
-// What the copy engine needs to know to take attn_mask in groups of rows, and how many there are;
-// stride 0 where it cannot.
-struct GroupedMask {
-  tile::MaskRows rows;
-  int64_t count = 0;
-};
-GroupedMask grouped_mask(const AttentionProblem& problem, const ConfigChoice& choice) {
-  const TensorLayout& mask = problem.mask;
-  const int64_t keys = problem.kv_len(), group = choice.shape.mask_group;
-  const int chunk_bytes = tile::mask_chunk_bytes(choice.mask, choice.shape.block_keys);
-  if (group == 1 || !mask_row_is_copied(problem) || 64 / group * chunk_bytes % 128 != 0) return {};
-  int64_t strides[3], stride = 0;  // the least that is not 0
-  for (int i = 0; i < 3; ++i) {
-    strides[i] = mask.shape[i] == 1 ? 0 : mask.stride[i];
-    if (strides[i] != 0 && (stride == 0 || strides[i] < stride)) stride = strides[i];
-  }
-  if (stride == 0) stride = keys;
-  if (stride < keys || (strides[2] != 0 && strides[2] != stride)) return {};
-  int64_t count = 1;
-  for (int i = 0; i < 3; ++i) {
-    if (strides[i] % stride != 0) return {};
-    count += (mask.shape[i] - 1) * (strides[i] / stride);
-  }
-  constexpr int64_t kCoordinateLimit = int64_t{1} << 30;
-  if (count >= kCoordinateLimit || group * stride >= kCoordinateLimit) return {};
-  GroupedMask grouped;
-  grouped.count = count;
-  grouped.rows.stride = static_cast<int32_t>(stride);
-  grouped.rows.batch_rows = static_cast<int32_t>(strides[0] / stride);
-  grouped.rows.head_rows = static_cast<int32_t>(strides[1] / stride);
-  grouped.rows.rest = static_cast<int32_t>(count < group ? group : count % group);
-  return grouped;
+  return mask.shape[3] == 1 || mask.stride[3] == 1;
 }
 
 cuda::TensorMapSpec mask_map_spec(const AttentionProblem& problem, const ConfigChoice& choice) {
@@ -117,24 +75,20 @@ cuda::TensorMapSpec mask_map_spec(const AttentionProblem& problem, const ConfigC
   return spec;
 }
 
-// Of Params::mask_map, and of whole_groups_map where rows come in groups; none where the copy
-// engine does not take the mask.
-TensorMapSpecs mask_map_specs(const AttentionProblem& problem, const ConfigChoice& choice) {
-  if (choice.shape.mask_bytes == 0) return {};
-  cuda::TensorMapSpec spec = mask_map_spec(problem, choice);
-  if (choice.shape.mask_group == 1) return {spec};
-  const GroupedMask mask = grouped_mask(problem, choice);
-  if (mask.rows.stride == 0) return {};
-  const int64_t stride = mask.rows.stride, group = choice.shape.mask_group,
-                whole = mask.count / group, rest = mask.count % group;
-  spec.strides = {1, group * stride, 0, 0};
-  if (!mask_rows_repeat(problem)) spec.box[1] = static_cast<int32_t>(64 / group);
-  const auto of = [&](int64_t rows, int64_t groups) {  // so many rows of each group
-    spec.dims = {(rows - 1) * stride + problem.kv_len(), groups, 1, 1};
-    return spec;
-  };
-  return {rest == 0 ? of(group, whole) : of(rest, whole + 1),
-          whole == 0 ? of(rest, 1) : of(group, whole)};
+// Keys of a tile: 128, or fewer where so many would not fit in a thread's registers or, with tiles
+// of attn_mask, in shared memory.
+int keys_of_tile(const ConfigChoice& choice, bool block_mask) {
+  const Shape& shape = choice.shape;
+  const int widest = std::max(shape.head_dim, shape.v_head_dim);
+  const bool one = shape.consumers == 1, masked = choice.mask != tile::MaskType::kNone;
+  if (shape.mask_unaligned && widest > 192) return 32;
+  if (widest > 192 || (widest > 128 && (one || masked)) ||
+      (widest > 64 && one && shape.mask_bytes > 0) || shape.mask_bytes == 4) {
+    return 64;
+  }
+  // Blocks of a list are of 16 to 128 keys, of which 96 is no multiple.
+  if (shape.mask_unaligned && shape.mask_bytes == 2 && widest > 64) return block_mask ? 64 : 96;
+  return 128;
 }
 
 }  // namespace
@@ -157,7 +111,7 @@ std::string ConfigChoice::type_name() const {
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
   text += takes_turns ? ", true" : ", false";
   text += chained ? ", true" : ", false";
-  if (shape.mask_group > 1) text.append(", ").append(std::to_string(shape.mask_group));
+  if (shape.mask_unaligned) text += ", true";
   return text + ">";
 }
 
@@ -175,7 +129,7 @@ std::string ConfigChoice::name() const {
   const bool additive = shape.mask_bytes > 0 && mask != tile::MaskType::kBool;
   if (transform && !additive) text += "_scores";
   text += masks[static_cast<int>(mask)];
-  return shape.mask_group > 1 ? text + "_groups" : text;
+  return shape.mask_unaligned ? text + "_unaligned" : text;
 }
 
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -206,9 +160,7 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
   }
   const bool tiles = choice.mask != tile::MaskType::kNone && choice.mask != tile::MaskType::kKeys;
   choice.shape.mask_bytes = tiles ? mask_element_bytes(choice.mask) : 0;
-  if (tiles && !mask_is_copied(problem)) {
-    choice.shape.mask_group = tile::rows_of_mask_group(choice.mask);
-  }
+  choice.shape.mask_unaligned = tiles && !mask_is_aligned(problem);
   choice.transform = problem.mask_kind == MaskKind::kAdditive || problem.softcap > 0.0 ||
                      !scale_is_a_factor(problem);
   const BlockMaskLayout& lists = problem.block_mask;
@@ -228,12 +180,7 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
       choice.shape.consumers = 2;
     }
   }
-  // 64 keys where 128 would not fit in a thread's registers, or with tiles of attn_mask in shared
-  // memory.
-  const bool one = choice.shape.consumers == 1, masked = choice.mask != tile::MaskType::kNone;
-  const bool small = widest > 192 || (widest > 128 && (one || masked)) ||
-                     (widest > 64 && one && tiles) || choice.shape.mask_bytes == 4;
-  choice.shape.kv_tile = small ? 64 : 128;
+  choice.shape.kv_tile = keys_of_tile(choice, lists.present);
   choice.shape.block_keys =
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
   const int chains = chains_of(problem, multiprocessors);
@@ -297,7 +244,6 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   if (choice.shape.mask_bytes > 0) {
     params.mask_head_step = broadcast_step(problem.mask, 1);
     params.mask_batch_step = broadcast_step(problem.mask, 0);
-    params.mask_rows = grouped_mask(problem, choice).rows;
   }
 
   tile::Schedule& schedule = params.schedule;
@@ -331,7 +277,9 @@ TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigCho
   TensorMapSpecs specs = {tensor_map_spec("q", problem.q, 64),
                           tensor_map_spec("k", problem.k, choice.shape.block_keys),
                           tensor_map_spec("v", problem.v, choice.shape.block_keys)};
-  for (const cuda::TensorMapSpec& spec : mask_map_specs(problem, choice)) specs.push_back(spec);
+  if (choice.shape.mask_bytes > 0 && !choice.shape.mask_unaligned) {
+    specs.push_back(mask_map_spec(problem, choice));
+  }
   return specs;
 }
 
@@ -380,8 +328,9 @@ std::vector<ConfigChoice> with_masks(const ConfigChoice& plain) {
     choice.mask = mask;
     choice.shape.mask_bytes = mask_element_bytes(mask);
     choice.transform = mask == additive;
-    for (const int group : {1, tile::rows_of_mask_group(mask)}) {
-      choice.shape.mask_group = group;
+    for (const bool unaligned : {false, true}) {
+      choice.shape.mask_unaligned = unaligned;
+      choice.shape.kv_tile = choice.shape.block_keys = keys_of_tile(choice, /*block_mask=*/false);
       choices.push_back(choice);
     }
   }

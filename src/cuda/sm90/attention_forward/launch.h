@@ -35,7 +35,8 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
 // Everything in Params but the tensor maps.
 Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
                    const ConfigChoice& choice, const AttentionPlan& plan);
-// Of q, k and v, and of attn_mask where it is copied; all but q's are meaningless when kv_len = 0.
+// Of q, k and v, and of attn_mask where the copy engine takes it; all but q's are meaningless when
+// kv_len = 0.
 TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice);
 
 std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem, const AttentionPlan& plan);

@@ -15,6 +15,9 @@ inline void barrier_arrive(Barrier& barrier) {
 inline void barrier_arrive_and_expect(Barrier& barrier, uint32_t bytes) {
   emulation::machine().barrier_arrive(&barrier.state, bytes);
 }
+inline void barrier_arrive_after_copies(Barrier& barrier) {
+  emulation::machine().arrive_after_copies(&barrier.state);
+}
 inline void barrier_wait(Barrier& barrier, uint32_t parity) {
   emulation::machine().barrier_wait(&barrier.state, parity);
 }

@@ -25,6 +25,11 @@ inline void load_matrices(const void* row, uint32_t (&pairs)[4]) {
     std::memcpy(&pairs[i], reinterpret_cast<const uint8_t*>(source) + lane % 4 * 4, 4);
   }
 }
+inline uint32_t in_register(uint32_t value) { return value; }
+inline void copy_16_bytes(uint32_t destination, const void* source) {
+  emulation::machine().copy_16_bytes(destination, source);
+}
+inline void wait_for_copies() { emulation::machine().wait_for_copies(); }
 inline void sync_block() { emulation::machine().sync(0, 0); }
 
 template <class T>
