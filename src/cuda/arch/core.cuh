@@ -88,6 +88,14 @@ __device__ __forceinline__ bool elect_one() {
   return elected != 0;
 }
 
+// kCount instructions that the compiler leaves where they are. PTX ISA 9.7.19: pmevent, which only
+// a profiler that counts event 1 sees.
+template <int kCount>
+__device__ __forceinline__ void do_nothing() {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("pmevent 1;");
+}
+
 // PTX ISA 9.7.13: vote.sync.any.
 __device__ __forceinline__ bool warp_any(bool predicate) {
   return __any_sync(0xffffffffu, predicate);

@@ -68,7 +68,9 @@ TEST_P(MachineCode, HasNoSpillsAndUsesTheTensorCores) {
   EXPECT_EQ(number_before(result.log, "bytes spill loads"), 0) << result.log;
   std::smatch registers;
   ASSERT_TRUE(std::regex_search(result.log, registers, std::regex("Used ([0-9]+) registers")));
-  EXPECT_LE(std::stoi(registers[1]), 168);
+  // 64 Ki registers for 384 threads, and for the latency kernel's 128 or 256.
+  const bool latency = GetParam().name.find("_forward_small_") != std::string::npos;
+  EXPECT_LE(std::stoi(registers[1]), latency ? 255 : 168);
   // C7508, C7510...: setmaxnreg ignored, wgmma serialised.
   EXPECT_EQ(result.log.find("(C75"), std::string::npos) << result.log;
   // About 160 KB are functions of the headers, which NVRTC keeps.

@@ -283,7 +283,7 @@ struct Consumer {
       while (this->template step<Maxima::kFollow>(s, p, o, rows, earlier, progress, at)) {
       }
     }
-    arrive_once_per_warp(shared.q_free[warpgroup]);
+    arrive_once_per_warp(shared.q_free);
 
     const int v_stage = wait_stage();
     issue_pv(o, p, v_stage);
@@ -310,7 +310,7 @@ struct Consumer {
       issue_qk(s_next, progress.k_stage);
       progress.flags = shared.records[progress.k_stage].flags;
     } else {
-      arrive_once_per_warp(shared.q_free[warpgroup]);
+      arrive_once_per_warp(shared.q_free);
     }
     arch::mma_fence_registers(s);
     mask(s, rows, flags, k_stage, at);
@@ -364,10 +364,10 @@ struct Consumer {
       tile::find_mask_places<Config>(params.mask, at.batch, at.q_head,
                                      at.first_row + 64 * warpgroup, mask_places);
     }
-    arch::barrier_wait(shared.q_ready[warpgroup], q_parity);
+    arch::barrier_wait(shared.q_ready, q_parity);
     q_parity ^= 1;
     Maxima maxima = Maxima::kFollow;
-    if (shared.task_has_tiles[warpgroup]) {
+    if (shared.task_has_tiles) {
       if constexpr (Config::kScoresAhead) {
         maxima = compute_ahead(o, rows, bold, at);
       } else {
@@ -375,7 +375,7 @@ struct Consumer {
       }
     } else {
       arch::sync_warp();  // every lane has read the flag
-      arrive_once_per_warp(shared.q_free[warpgroup]);
+      arrive_once_per_warp(shared.q_free);
       if constexpr (Config::kMasksKeys) free_mask_stage(0);
     }
     if (maxima == Maxima::kStay && arch::warp_any(!tile::maxima_sufficed<Config::kElement>(rows)) &&
@@ -387,6 +387,7 @@ struct Consumer {
   }
 
   __device__ __forceinline__ void run() {
+    arch::do_nothing<Config::kLoopPadding>();
     if (warpgroup == Config::kConsumers - 1) pass_turn(0.0f);  // the first turn is warpgroup 0's
     uint32_t rounds = kEveryRound;
     for (bool bold = Config::kBold; rounds != 0; bold = false) {
@@ -412,9 +413,7 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
   const int warp = arch::shuffle(arch::thread_index() / arch::kWarpThreads, 0);
   bool begun = false;
   if (warp == 0 && arch::elect_one()) {
-    for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
-      arch::barrier_init(shared.q_ready[consumer], 1);
-    }
+    arch::barrier_init(shared.q_ready, 1);
     arch::barrier_init(shared.stage_ready[0], 1);
     arch::fence_barrier_init();
     arch::wait_for_previous_grid();
@@ -423,9 +422,7 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
     constexpr int kConsumerWarps = 4 * Config::kConsumers;
     shared.scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
     shared.rounds_again = 0;
-    for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
-      arch::barrier_init(shared.q_free[consumer], 4);
-    }
+    arch::barrier_init(shared.q_free, kConsumerWarps);
     arch::barrier_init(shared.all_tasks_done, kConsumerWarps);
     for (int stage = 0; stage < Config::kStages; ++stage) {
       if (stage > 0) arch::barrier_init(shared.stage_ready[stage], 1);

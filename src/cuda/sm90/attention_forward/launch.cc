@@ -274,7 +274,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
 }
 
 TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice) {
-  TensorMapSpecs specs = {tensor_map_spec("q", problem.q, 64),
+  TensorMapSpecs specs = {tensor_map_spec("q", problem.q, choice.shape.q_tile()),
                           tensor_map_spec("k", problem.k, choice.shape.block_keys),
                           tensor_map_spec("v", problem.v, choice.shape.block_keys)};
   if (choice.shape.mask_bytes > 0 && !choice.shape.mask_unaligned) {

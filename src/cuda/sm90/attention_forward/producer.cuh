@@ -14,17 +14,15 @@ namespace bsk::sm90::attention_forward {
 template <class Config>
 constexpr bool kMayBeConsecutive = !Config::kMasksKeys && !Config::kChained && Config::kBlocks == 1;
 
-// The rows of one consumer, all columns.
+// A tile of queries, all columns.
 template <class Config>
 __device__ __forceinline__ void load_q(typename Config::SharedMemory& shared, const Params& params,
-                                       const Coordinates& at, int consumer) {
-  arch::Barrier& ready = shared.q_ready[consumer];
-  arch::barrier_arrive_and_expect(ready, Config::kQBytes / Config::kConsumers);
+                                       const Coordinates& at) {
+  arch::barrier_arrive_and_expect(shared.q_ready, Config::kQBytes);
   for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
-    arch::load_tile(params.q, ready,
-                    shared.q + column * Config::kQTile + consumer * 64 * arch::kSwizzleElements,
-                    column, at.first_row + consumer * 64, at.q_head * params.q_head_step,
-                    at.batch * params.q_batch_step, arch::CacheHint::kEvictFirst);
+    arch::load_tile(params.q, shared.q_ready, shared.q + column * Config::kQTile, column,
+                    at.first_row, at.q_head * params.q_head_step, at.batch * params.q_batch_step,
+                    arch::CacheHint::kEvictFirst);
   }
 }
 
@@ -54,11 +52,8 @@ __device__ __forceinline__ bool begin_first_task(typename Config::SharedMemory& 
         tile::keys_of_any_row(params.visibility, at.first_row, at.last_row);
     const int key = range.begin / Config::kKvTile * Config::kKvTile;
     if (key >= range.end) return false;
-#pragma unroll
-    for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
-      shared.task_has_tiles[consumer] = true;
-      load_q<Config>(shared, params, at, consumer);
-    }
+    shared.task_has_tiles = true;
+    load_q<Config>(shared, params, at);
     for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
       arch::load_tile(params.k, shared.stage_ready[0], shared.stages[0] + column * Config::kKvTile,
                       column, key, at.kv_head * params.k_head_step, at.batch * params.k_batch_step,
@@ -152,20 +147,16 @@ struct Producer {
                 at.batch * params.v_batch_step);
   }
 
-  // Q, a consumer's rows when it is done with those before: so one begins a task while another
-  // still ends the last. No Q where the task has no tile of keys.
+  // Q, when the task before has read its own; none where the task has no tile of keys.
   __device__ __forceinline__ void hand_over_q(const Coordinates& at, bool any) {
-#pragma unroll
-    for (int consumer = 0; consumer < Config::kConsumers; ++consumer) {
-      arch::barrier_wait(shared.q_free[consumer], q_parity);
-      shared.task_has_tiles[consumer] = any;
-      if (any) {
-        load_q<Config>(shared, params, at, consumer);
-      } else {
-        arch::barrier_arrive(shared.q_ready[consumer]);
-      }
-    }
+    arch::barrier_wait(shared.q_free, q_parity);
     q_parity ^= 1;
+    shared.task_has_tiles = any;
+    if (any) {
+      load_q<Config>(shared, params, at);
+    } else {
+      arch::barrier_arrive(shared.q_ready);
+    }
   }
 
   __device__ __forceinline__ void load_consecutive(const Coordinates& at) {

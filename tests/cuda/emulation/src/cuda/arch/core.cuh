@@ -74,6 +74,8 @@ template <int kRegisters>
 void increase_registers() {}
 template <int kRegisters>
 void decrease_registers() {}
+template <int kCount>
+void do_nothing() {}
 inline void wait_for_previous_grid() {}
 inline void let_next_grid_start() {}
 inline void fence_async_proxy() {}
