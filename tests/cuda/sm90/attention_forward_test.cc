@@ -48,8 +48,8 @@ std::vector<Coordinates> tasks_of(const AttentionProblem& problem, int multiproc
   emulation::machine().launch(
       static_cast<int>(made.tasks), arch::kWarpThreads, 0, emulation::kTimings[0], [&] {
         if (arch::thread_index() > 0) return;
-        for_each_task(params, kEveryRound, [&](int number, int) {
-          using D128 = Config<arch::Element::kBFloat16, 128, 128, 2, 128, 128>;
+        using D128 = Config<arch::Element::kBFloat16, 128, 128, 2, 128, 128>;
+        for_each_task<D128>(params, kEveryRound, [&](int number, int) {
           found.push_back(coordinates_of<D128>(params, number));
         });
       });

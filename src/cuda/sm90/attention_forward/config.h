@@ -101,6 +101,12 @@ constexpr RegisterBudget registers_for(const Shape& shape) {
   return shape.ctas_per_multiprocessor() == 2 ? RegisterBudget{40, 216} : RegisterBudget{255, 255};
 }
 
+// Whether some CTAs may be persistent while others have one task (tile/scheduler.cuh). The loop of
+// two consumers at D64 without turns loses 5% by the registers that it takes.
+constexpr bool mixes_dealing(const Shape& shape, bool takes_turns) {
+  return shape.v_head_dim > 64 || shape.consumers != 2 || takes_turns;
+}
+
 // Instructions that do nothing in front of a consumer's loop. By where its branches lie in the
 // lines of the instruction cache (128 bytes, 8 instructions) the same loop takes up to 9% more or
 // less; these are the best of 0 to 7, measured with the wheel's compiler (docs/lab_notes). Every
@@ -108,7 +114,6 @@ constexpr RegisterBudget registers_for(const Shape& shape) {
 constexpr int loop_padding(arch::Element element, const Shape& shape) {
   const bool bf16 = element == arch::Element::kBFloat16;
   if (shape.v_head_dim == 64 && shape.consumers == 3) return bf16 ? 1 : 4;
-  if (shape.v_head_dim == 64 && shape.consumers == 2) return bf16 ? 6 : 0;
   if (shape.v_head_dim == 128 && shape.consumers == 2) return bf16 ? 1 : 7;
   return 0;
 }
@@ -174,6 +179,8 @@ struct Config {
       kTransform || kChained || kTakesTurns || kMask != tile::MaskType::kNone || kBlocks > 1
           ? 0
           : loop_padding(kElement, kShape);
+
+  static constexpr bool kMixesDealing = mixes_dealing(kShape, kTakesTurns);
 
   static constexpr int kQTile = kShape.q_tile();
   static constexpr int kQKColumns = kShape.qk_columns();

@@ -45,7 +45,7 @@ struct MaskProducer {
   }
 
   __device__ __forceinline__ void copy_tiles() {
-    for_each_task(params, kEveryRound, [&](int task, int) {
+    for_each_task<Config>(params, kEveryRound, [&](int task, int) {
       const Coordinates at = coordinates_of<Config>(params, task);
       TileWalk<Config> walk(params, at);
       Record in_registers;

@@ -45,7 +45,7 @@ __device__ __forceinline__ bool begin_first_task(typename Config::SharedMemory& 
   if constexpr (!kMayBeConsecutive<Config>) {
     return false;
   } else {
-    const int task = first_task(params.schedule);
+    const int task = first_task<Config>(params.schedule);
     if (params.lists.full_counts != nullptr || task >= params.schedule.tasks) return false;
     const Coordinates at = coordinates_of<Config>(params, task);
     const tile::KeyRange range =

@@ -12,22 +12,23 @@
 namespace bsk::sm90::attention_forward {
 
 // Calls task(number, round) for the tasks of this CTA whose rounds have a bit in `rounds`.
-template <class Task>
+template <class Config, class Task>
 __device__ __forceinline__ void for_each_task(const Params& params, uint32_t rounds, Task task) {
   const tile::Schedule& schedule = params.schedule;
   const int persistent = schedule.persistent;
-  const bool dealt = arch::block_index() >= persistent;
+  const bool dealt = Config::kMixesDealing && arch::block_index() >= persistent;
   const int place = arch::block_index() - (dealt ? persistent : 0);
   const int end = schedule.rounds + (dealt ? 1 : 0);
-  for (int round = dealt ? schedule.rounds : 0; round < end; ++round) {
+  for (int round = dealt ? schedule.rounds : 0; !Config::kMixesDealing || round < end; ++round) {
     const int number = tile::task_index(round, place, persistent);
     if (number >= schedule.tasks) return;
     if (rounds >> round % 32 & 1) task(number, round);
   }
 }
-// The first of them, if it is one of the tasks.
+// The first of them, if there are so many tasks.
+template <class Config>
 __device__ __forceinline__ int first_task(const tile::Schedule& schedule) {
-  const bool dealt = arch::block_index() >= schedule.persistent;
+  const bool dealt = Config::kMixesDealing && arch::block_index() >= schedule.persistent;
   return arch::block_index() + (dealt ? (schedule.rounds - 1) * schedule.persistent : 0);
 }
 constexpr uint32_t kEveryRound = 0xffffffffu;
@@ -39,7 +40,7 @@ __device__ __forceinline__ void for_each_task_fed(typename Config::SharedMemory&
                                                   const Params& params, Task task) {
   uint32_t rounds = kEveryRound;
   for (bool bold = Config::kBold; rounds != 0; bold = false) {
-    for_each_task(params, rounds, [&](int number, int) { task(number); });
+    for_each_task<Config>(params, rounds, [&](int number, int) { task(number); });
     if (!bold) return;
     arch::barrier_wait(shared.all_tasks_done, 0);
     rounds = shared.rounds_again;

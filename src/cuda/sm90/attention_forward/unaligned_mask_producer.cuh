@@ -158,7 +158,7 @@ struct UnalignedMaskProducer {
     Walk& walk = *reinterpret_cast<Walk*>(shared.mask_walk);
     const bool walks = thread() == 0;
     int place = 0;
-    for_each_task(params, kEveryRound, [&](int task, int) {
+    for_each_task<Config>(params, kEveryRound, [&](int task, int) {
       const Coordinates at = coordinates_of<Config>(params, task);
       if (walks) new (&walk) Walk(params, at);
       const auto* const head = static_cast<const Element*>(params.mask.data) +
