@@ -19,6 +19,7 @@ __device__ __forceinline__ void for_each_task(const Params& params, uint32_t rou
   const bool dealt = Config::kMixesDealing && arch::block_index() >= persistent;
   const int place = arch::block_index() - (dealt ? persistent : 0);
   const int end = schedule.rounds + (dealt ? 1 : 0);
+  // Where nothing is dealt out besides, the last task is end enough, and one value less to hold.
   for (int round = dealt ? schedule.rounds : 0; !Config::kMixesDealing || round < end; ++round) {
     const int number = tile::task_index(round, place, persistent);
     if (number >= schedule.tasks) return;
