@@ -12,6 +12,9 @@ namespace bsk::tile {
 __device__ __forceinline__ int warpgroup_index() {
   return arch::shuffle(arch::thread_index() / arch::kWarpgroupThreads, 0);
 }
+__device__ __forceinline__ int warp_index() {
+  return arch::shuffle(arch::thread_index() / arch::kWarpThreads, 0);
+}
 __device__ __forceinline__ int lane_index() { return arch::thread_index() % arch::kWarpThreads; }
 __device__ __forceinline__ int fragment_row() {
   return arch::thread_index() % arch::kWarpgroupThreads / arch::kWarpThreads * 16 +

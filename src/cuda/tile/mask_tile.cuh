@@ -33,6 +33,13 @@ struct MaskTile {
   }
 };
 
+// A 16-bit element of a mask.
+template <class Config>
+__device__ __forceinline__ float mask_value(uint16_t bits) {
+  return Config::kMask == MaskType::kFloat16 ? arch::half_to_float(bits)
+                                             : arch::bfloat16_to_float(bits);
+}
+
 // A score times `factor`, with a bias, less `subtract`.
 __device__ __forceinline__ float biased(float score, float factor, float bias, float subtract) {
   return arch::fused_multiply_add(score, factor, arch::fused_multiply_add(bias, kLog2e, -subtract));
@@ -64,10 +71,8 @@ __device__ __forceinline__ void apply_mask_tile(float (&scores)[Config::kKvTile 
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const auto bits = static_cast<uint16_t>(pairs[i / 2] >> i % 2 * 16);
-        const float value = Config::kMask == MaskType::kFloat16 ? arch::half_to_float(bits)
-                                                                : arch::bfloat16_to_float(bits);
         float& score = scores[8 * step + i];
-        score = biased(score, factor, value, subtract[i % 4 / 2]);
+        score = biased(score, factor, mask_value<Config>(bits), subtract[i % 4 / 2]);
       }
     }
   } else {
@@ -159,9 +164,7 @@ __device__ __forceinline__ void apply_unaligned_mask_tile(float (&scores)[Config
       const float value = arch::bits_float(*reinterpret_cast<const uint32_t*>(element));
       score = biased(score, factor, value, subtract[i % 4 / 2]);
     } else {
-      const uint16_t bits = *reinterpret_cast<const uint16_t*>(element);
-      const float value = Config::kMask == MaskType::kFloat16 ? arch::half_to_float(bits)
-                                                              : arch::bfloat16_to_float(bits);
+      const float value = mask_value<Config>(*reinterpret_cast<const uint16_t*>(element));
       score = biased(score, factor, value, subtract[i % 4 / 2]);
     }
   }

@@ -104,20 +104,6 @@ __device__ __forceinline__ bool update_maxima(const float (&scores)[4 * kGroups]
   return true;
 }
 
-// Those of the first tile, whatever of it the rows see: what update_maxima makes of rows that have
-// seen nothing.
-template <int kGroups>
-__device__ __forceinline__ void first_maxima(const float (&scores)[4 * kGroups], float scale_log2,
-                                             SoftmaxRows& rows) {
-  float highest[kRowsPerThread];
-  row_maxima<kGroups>(scores, scale_log2, highest);
-#pragma unroll
-  for (int r = 0; r < kRowsPerThread; ++r) {
-    const float now = across_quad(highest[r], [](float a, float b) { return arch::maximum(a, b); });
-    if (now != kMinusInfinity) rows.maximum[r] = now == now ? now : 0.0f;
-  }
-}
-
 // The maxima of a first tile all of which each row sees.
 template <int kGroups>
 __device__ __forceinline__ void take_maxima(const float (&scores)[4 * kGroups], float scale_log2,
@@ -127,6 +113,19 @@ __device__ __forceinline__ void take_maxima(const float (&scores)[4 * kGroups], 
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
     rows.maximum[r] = across_quad(highest[r], [](float a, float b) { return arch::maximum(a, b); });
+  }
+}
+
+// Those of a first tile, whatever of it the rows see: what update_maxima makes of rows that have
+// seen nothing.
+template <int kGroups>
+__device__ __forceinline__ void first_maxima(const float (&scores)[4 * kGroups], float scale_log2,
+                                             SoftmaxRows& rows) {
+  take_maxima<kGroups>(scores, scale_log2, rows);
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) {
+    const float now = rows.maximum[r];
+    rows.maximum[r] = now == kMinusInfinity ? kInfinity : now == now ? now : 0.0f;
   }
 }
 

@@ -409,9 +409,7 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
   const int warpgroup = tile::warpgroup_index();
   constexpr bool kReassign = Config::kRegisters.producer < Config::kRegisters.consumer;
 
-  // The same number in every lane, and the compiler sees it: what a role computes for all of its
-  // warp then stays in uniform registers, of which it has plenty.
-  const int warp = arch::shuffle(arch::thread_index() / arch::kWarpThreads, 0);
+  const int warp = tile::warp_index();
   bool begun = false;
   if (warp == 0 && arch::elect_one()) {
     arch::barrier_init(shared.q_ready, 1);
@@ -448,6 +446,7 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
   if (warpgroup == 0) {
     if constexpr (kReassign) arch::decrease_registers<Config::kRegisters.producer>();
     if (warp == 0) {
+      // By a vote, so that the compiler sees that the lanes agree.
       const bool first_begun = arch::warp_any(begun);
       if (arch::elect_one()) Producer<Config>{shared, params, first_begun, {}, {}}.run();
     } else if constexpr (Config::kMaskTiles) {

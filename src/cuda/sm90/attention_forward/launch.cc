@@ -205,8 +205,8 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
     const bool mixes = choice.shape.ctas_per_multiprocessor() == 1 &&
                        mixes_dealing(choice.shape, choice.takes_turns);
     const int64_t rounds = mixes ? (tasks + 2 * together) / (4 * together) * 2 : 0;
-    plan.dealt = tasks - rounds * together;
-    plan.tasks = plan.dealt + (rounds > 0 ? together : 0);
+    plan.dealt = rounds > 0 ? tasks - rounds * together : 0;
+    plan.tasks = rounds > 0 ? together + plan.dealt : tasks;  // a CTA for each: one round of all
   } else {
     plan.tasks = std::min(tasks, together);
   }
@@ -266,11 +266,9 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   schedule.heads_of_first = divisor_of(first);
   schedule.tasks_of_first = static_cast<int32_t>(first * schedule.q_tiles);
   schedule.group_tasks = divisor_of(group * schedule.q_tiles);
-  // A CTA for each task is a round of them all.
-  const int64_t dealt = plan.dealt < plan.tasks ? plan.dealt : 0;
-  schedule.persistent = static_cast<int32_t>(plan.tasks - dealt);
+  schedule.persistent = static_cast<int32_t>(plan.tasks - plan.dealt);
   if (schedule.persistent > 0) {
-    schedule.rounds = static_cast<int32_t>((schedule.tasks - dealt + schedule.persistent - 1) /
+    schedule.rounds = static_cast<int32_t>((schedule.tasks - plan.dealt + schedule.persistent - 1) /
                                            schedule.persistent);
   }
   return params;

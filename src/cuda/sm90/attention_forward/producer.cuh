@@ -14,6 +14,22 @@ namespace bsk::sm90::attention_forward {
 template <class Config>
 constexpr bool kMayBeConsecutive = !Config::kMasksKeys && !Config::kChained && Config::kBlocks == 1;
 
+// A tile of K or V, to a stage of the ring.
+template <class Config, class Record = tile::TileRecord<Config::kBlocks>>
+__device__ __forceinline__ void copy_blocks(typename Config::SharedMemory& shared, int stage,
+                                            const arch::TensorMap& map, const Record& record,
+                                            int columns, int head, int batch) {
+  for (int column = 0; column < columns; column += arch::kSwizzleElements) {
+#pragma unroll Record::kUnroll
+    for (int b = 0; b < Config::kBlocks; ++b) {
+      uint16_t* const destination = shared.stages[stage] + column * Config::kKvTile +
+                                    b * Config::kBlockKeys * arch::kSwizzleElements;
+      arch::load_tile(map, shared.stage_ready[stage], destination, column,
+                      record.blocks[b].first_key, head, batch, arch::CacheHint::kEvictLast);
+    }
+  }
+}
+
 // A tile of queries, all columns.
 template <class Config>
 __device__ __forceinline__ void load_q(typename Config::SharedMemory& shared, const Params& params,
@@ -24,6 +40,14 @@ __device__ __forceinline__ void load_q(typename Config::SharedMemory& shared, co
                     at.first_row, at.q_head * params.q_head_step, at.batch * params.q_batch_step,
                     arch::CacheHint::kEvictFirst);
   }
+}
+
+// The keys that a task sees, from the beginning of a tile on.
+template <class Config>
+__device__ __forceinline__ tile::KeyRange consecutive_keys(const Params& params,
+                                                           const Coordinates& at) {
+  const tile::KeyRange range = tile::keys_of_any_row(params.visibility, at.first_row, at.last_row);
+  return {range.begin / Config::kKvTile * Config::kKvTile, range.end};
 }
 
 // The tile of consecutive keys from `key` on, of a task that sees those before `end`.
@@ -48,19 +72,14 @@ __device__ __forceinline__ bool begin_first_task(typename Config::SharedMemory& 
     const int task = first_task<Config>(params.schedule);
     if (params.lists.full_counts != nullptr || task >= params.schedule.tasks) return false;
     const Coordinates at = coordinates_of<Config>(params, task);
-    const tile::KeyRange range =
-        tile::keys_of_any_row(params.visibility, at.first_row, at.last_row);
-    const int key = range.begin / Config::kKvTile * Config::kKvTile;
-    if (key >= range.end) return false;
+    const auto [key, end] = consecutive_keys<Config>(params, at);
+    if (key >= end) return false;
     shared.task_has_tiles = true;
     load_q<Config>(shared, params, at);
-    for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
-      arch::load_tile(params.k, shared.stage_ready[0], shared.stages[0] + column * Config::kKvTile,
-                      column, key, at.kv_head * params.k_head_step, at.batch * params.k_batch_step,
-                      arch::CacheHint::kEvictLast);
-    }
+    copy_blocks<Config>(shared, 0, params.k, {{{key, nullptr}}, 0}, Config::kQKColumns,
+                        at.kv_head * params.k_head_step, at.batch * params.k_batch_step);
     // K's bytes may arrive before they are expected; the phase ends after this arrival.
-    shared.records[0] = tile_from<Config>(params, at, key, range.end);
+    shared.records[0] = tile_from<Config>(params, at, key, end);
     arch::barrier_arrive_and_expect(shared.stage_ready[0], Config::kKBytes);
     return true;
   }
@@ -117,34 +136,21 @@ struct Producer {
     return shared.stage_ready[ring.stage];
   }
 
-  __device__ __forceinline__ void load_blocks(const arch::TensorMap& map, arch::Barrier& ready,
-                                              const Record& record, int columns, int head,
-                                              int batch) {
-    for (int column = 0; column < columns; column += arch::kSwizzleElements) {
-#pragma unroll Record::kUnroll
-      for (int b = 0; b < Config::kBlocks; ++b) {
-        uint16_t* const destination = shared.stages[ring.stage] + column * Config::kKvTile +
-                                      b * Config::kBlockKeys * arch::kSwizzleElements;
-        arch::load_tile(map, ready, destination, column, record.blocks[b].first_key, head, batch,
-                        arch::CacheHint::kEvictLast);
-      }
-    }
-    ring.advance();
-  }
-
   __device__ __forceinline__ void load_k(const Coordinates& at, const Record& record) {
     arch::Barrier& ready = acquire_stage();
     shared.records[ring.stage] = record;
     arch::barrier_arrive_and_expect(ready, Config::kKBytes);
-    load_blocks(params.k, ready, record, Config::kQKColumns, at.kv_head * params.k_head_step,
-                at.batch * params.k_batch_step);
+    copy_blocks<Config>(shared, ring.stage, params.k, record, Config::kQKColumns,
+                        at.kv_head * params.k_head_step, at.batch * params.k_batch_step);
+    ring.advance();
   }
 
   __device__ __forceinline__ void load_v(const Coordinates& at, const Record& record) {
     arch::Barrier& ready = acquire_stage();
     arch::barrier_arrive_and_expect(ready, Config::kVBytes);
-    load_blocks(params.v, ready, record, Config::kVColumns, at.kv_head * params.v_head_step,
-                at.batch * params.v_batch_step);
+    copy_blocks<Config>(shared, ring.stage, params.v, record, Config::kVColumns,
+                        at.kv_head * params.v_head_step, at.batch * params.v_batch_step);
+    ring.advance();
   }
 
   // Q, when the task before has read its own; none where the task has no tile of keys.
@@ -160,22 +166,20 @@ struct Producer {
   }
 
   __device__ __forceinline__ void load_consecutive(const Coordinates& at) {
-    const tile::KeyRange range =
-        tile::keys_of_any_row(params.visibility, at.first_row, at.last_row);
-    int key = range.begin / Config::kKvTile * Config::kKvTile;
+    auto [key, end] = consecutive_keys<Config>(params, at);
     if (begun) {
       begun = false;
       ring.advance();
       q_parity ^= 1;
     } else {
-      const bool any = key < range.end;
+      const bool any = key < end;
       // K before Q: it may already arrive while the task before still reads its Q.
-      if (any) load_k(at, tile_from<Config>(params, at, key, range.end));
+      if (any) load_k(at, tile_from<Config>(params, at, key, end));
       hand_over_q(at, any);
       if (!any) return;
     }
-    for (; key + Config::kKvTile < range.end; key += Config::kKvTile) {
-      load_k(at, tile_from<Config>(params, at, key + Config::kKvTile, range.end));
+    for (; key + Config::kKvTile < end; key += Config::kKvTile) {
+      load_k(at, tile_from<Config>(params, at, key + Config::kKvTile, end));
       load_v(at, {{{key, nullptr}}, 0});
     }
     load_v(at, {{{key, nullptr}}, 0});

@@ -11,12 +11,18 @@
 
 namespace bsk::sm90::attention_forward {
 
+// Whether this CTA has one task, while others are persistent.
+template <class Config>
+__device__ __forceinline__ bool is_dealt(const tile::Schedule& schedule) {
+  return Config::kMixesDealing && arch::block_index() >= schedule.persistent;
+}
+
 // Calls task(number, round) for the tasks of this CTA whose rounds have a bit in `rounds`.
 template <class Config, class Task>
 __device__ __forceinline__ void for_each_task(const Params& params, uint32_t rounds, Task task) {
   const tile::Schedule& schedule = params.schedule;
   const int persistent = schedule.persistent;
-  const bool dealt = Config::kMixesDealing && arch::block_index() >= persistent;
+  const bool dealt = is_dealt<Config>(schedule);
   const int place = arch::block_index() - (dealt ? persistent : 0);
   const int end = schedule.rounds + (dealt ? 1 : 0);
   // Where nothing is dealt out besides, the last task is end enough, and one value less to hold.
@@ -29,8 +35,8 @@ __device__ __forceinline__ void for_each_task(const Params& params, uint32_t rou
 // The first of them, if there are so many tasks.
 template <class Config>
 __device__ __forceinline__ int first_task(const tile::Schedule& schedule) {
-  const bool dealt = Config::kMixesDealing && arch::block_index() >= schedule.persistent;
-  return arch::block_index() + (dealt ? (schedule.rounds - 1) * schedule.persistent : 0);
+  return arch::block_index() +
+         (is_dealt<Config>(schedule) ? (schedule.rounds - 1) * schedule.persistent : 0);
 }
 constexpr uint32_t kEveryRound = 0xffffffffu;
 

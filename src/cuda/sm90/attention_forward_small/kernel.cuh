@@ -48,10 +48,15 @@ __device__ __forceinline__ int first_tile_of(const Coordinates& at, int chain) {
   constexpr int kMask = Config::kChains - 1;
   return at.first_tile + ((chain - at.first_tile) & kMask);
 }
-// Its place in shared memory.
+// Whether it has a second one.
 template <class Config>
-__device__ __forceinline__ int place_of(int tile, int first_tile, int chain) {
-  return tile - first_tile + chain;
+__device__ __forceinline__ bool has_second_tile(const Coordinates& at, int first) {
+  return Config::kTilesPerChain == 2 && first + Config::kChains < at.end_tile;
+}
+// The place of a chain's tile i in shared memory.
+template <class Config>
+__device__ __forceinline__ int place_of(int chain, int i) {
+  return i * Config::kChains + chain;
 }
 
 // One thread of a chain's first warp initialises the chain's barriers, so that no copy waits for
@@ -64,42 +69,46 @@ struct Copies {
   const Coordinates at;
   const int chain, first;  // tile
 
-  __device__ __forceinline__ void load_q() const {
-    arch::barrier_arrive_and_expect(shared.q_ready, Config::kQBytes);
+  // The box from `row` on, in chunks of 64 columns and kChunk elements.
+  template <int kColumns, int kChunk>
+  static __device__ __forceinline__ void load(const arch::TensorMap& map, arch::Barrier& ready,
+                                              uint16_t* destination, int row, int head, int batch,
+                                              arch::CacheHint hint) {
+    arch::barrier_arrive_and_expect(ready, kColumns / 64 * kChunk * 2);
 #pragma unroll
-    for (int column = 0; column < Config::kHeadDim; column += 64) {
-      arch::load_tile(params.q, shared.q_ready, shared.q + column * kRows, column, at.first_row,
-                      at.q_head * params.q_head_step, at.batch * params.q_batch_step,
-                      arch::CacheHint::kEvictFirst);
+    for (int chunk = 0; chunk < kColumns / 64; ++chunk) {
+      arch::load_tile(map, ready, destination + chunk * kChunk, chunk * 64, row, head, batch, hint);
     }
+  }
+  __device__ __forceinline__ void load_q() const {
+    load<Config::kHeadDim, 64 * kRows>(
+        params.q, shared.q_ready, shared.q, at.first_row, at.q_head * params.q_head_step,
+        at.batch * params.q_batch_step, arch::CacheHint::kEvictFirst);
   }
   // Of the chain's tile i.
   __device__ __forceinline__ void load_k(int i) const {
-    const int place = i * Config::kChains + chain, tile = i * Config::kChains + first;
-    arch::barrier_arrive_and_expect(shared.k_ready[place], Config::kKBytes);
-#pragma unroll
-    for (int column = 0; column < Config::kHeadDim; column += 64) {
-      arch::load_tile(params.k, shared.k_ready[place], shared.k[place] + column * Config::kKvTile,
-                      column, tile * Config::kKvTile, at.kv_head * params.k_head_step,
-                      at.batch * params.k_batch_step, arch::CacheHint::kEvictLast);
-    }
+    const int place = place_of<Config>(chain, i);
+    load<Config::kHeadDim, 64 * Config::kKvTile>(params.k, shared.k_ready[place], shared.k[place],
+                                                 first_key(i), at.kv_head * params.k_head_step,
+                                                 at.batch * params.k_batch_step,
+                                                 arch::CacheHint::kEvictLast);
   }
   __device__ __forceinline__ void load_v(int i) const {
-    const int place = i * Config::kChains + chain, tile = i * Config::kChains + first;
-    arch::barrier_arrive_and_expect(shared.v_ready[place], Config::kVBytes);
-#pragma unroll
-    for (int column = 0; column < Config::kVHeadDim; column += 64) {
-      arch::load_tile(params.v, shared.v_ready[place], shared.v[place] + column * Config::kKvTile,
-                      column, tile * Config::kKvTile, at.kv_head * params.v_head_step,
-                      at.batch * params.v_batch_step, arch::CacheHint::kEvictLast);
-    }
+    const int place = place_of<Config>(chain, i);
+    load<Config::kVHeadDim, 64 * Config::kKvTile>(params.v, shared.v_ready[place], shared.v[place],
+                                                  first_key(i), at.kv_head * params.v_head_step,
+                                                  at.batch * params.v_batch_step,
+                                                  arch::CacheHint::kEvictLast);
+  }
+  __device__ __forceinline__ int first_key(int i) const {
+    return (i * Config::kChains + first) * Config::kKvTile;
   }
   __device__ __forceinline__ void start() const {
     if (chain == 0) arch::barrier_init(shared.q_ready, 1);
 #pragma unroll
     for (int i = 0; i < Config::kTilesPerChain; ++i) {
-      arch::barrier_init(shared.k_ready[i * Config::kChains + chain], 1);
-      arch::barrier_init(shared.v_ready[i * Config::kChains + chain], 1);
+      arch::barrier_init(shared.k_ready[place_of<Config>(chain, i)], 1);
+      arch::barrier_init(shared.v_ready[place_of<Config>(chain, i)], 1);
     }
     arch::fence_barrier_init();
     arch::wait_for_previous_grid();
@@ -108,7 +117,7 @@ struct Copies {
     if (first >= at.end_tile) return;
     load_k(0);
     load_v(0);
-    if (Config::kTilesPerChain == 2 && first + Config::kChains < at.end_tile) {
+    if (has_second_tile<Config>(at, first)) {
       load_k(1);
       load_v(1);
     }
@@ -128,7 +137,7 @@ struct Warpgroup {
 
   __device__ __forceinline__ void issue_qk(float (&s)[kScores], int i) {
     tile::issue_qk<Config::kElement, Config::kHeadDim, kRows, Config::kKvTile>(
-        s, shared.q, shared.k[i * Config::kChains + chain]);
+        s, shared.q, shared.k[place_of<Config>(chain, i)]);
   }
 
   // All rows against this chain's tiles of keys. The last product is under way at the end. The
@@ -137,15 +146,15 @@ struct Warpgroup {
                                           tile::SoftmaxRows& rows) {
     const int first = first_tile_of<Config>(at, chain);
     if (first >= at.end_tile) return;
-    const bool two = Config::kTilesPerChain == 2 && first + Config::kChains < at.end_tile;
+    const bool two = has_second_tile<Config>(at, first);
     float s[Config::kTilesPerChain][kScores];
     arch::barrier_wait(shared.q_ready, 0);
-    arch::barrier_wait(shared.k_ready[chain], 0);
+    arch::barrier_wait(shared.k_ready[place_of<Config>(chain, 0)], 0);
     issue_qk(s[0], 0);
     if constexpr (Config::kTilesPerChain == 2) {
       // Where there is no second tile its scores are of whatever is in its place, and not looked
       // at: a branch here would make ptxas serialise the products.
-      if (two) arch::barrier_wait(shared.k_ready[Config::kChains + chain], 0);
+      if (two) arch::barrier_wait(shared.k_ready[place_of<Config>(chain, 1)], 0);
       issue_qk(s[1], 1);
     }
     arch::mma_wait<Config::kTilesPerChain - 1>();
@@ -181,7 +190,7 @@ struct Warpgroup {
     arch::mma_fence_registers(o);
     if (grown) tile::rescale(o, correction);
     tile::pack_weights<Config::kElement>(s, p);
-    const int place = (kFirst ? 0 : Config::kChains) + chain;
+    const int place = place_of<Config>(chain, kFirst ? 0 : 1);
     arch::barrier_wait(shared.v_ready[place], 0);
     tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.v[place]);
   }
@@ -301,8 +310,7 @@ __device__ __forceinline__ void attention_forward_small(const Params& params) {
   auto& shared = *static_cast<typename Config::SharedMemory*>(arch::shared_memory());
   const int warpgroup = tile::warpgroup_index();
   const Coordinates at = coordinates_of<Config>(params);
-  const int warp = arch::shuffle(arch::thread_index() / arch::kWarpThreads, 0) % 4;
-  if (warp == 0 && arch::elect_one()) {
+  if (tile::warp_index() % 4 == 0 && arch::elect_one()) {
     Copies<Config>{shared, params, at, warpgroup, first_tile_of<Config>(at, warpgroup)}.start();
   }
   arch::let_next_grid_start();
