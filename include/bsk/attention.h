@@ -104,6 +104,7 @@ struct AttentionPlan {
   int32_t kv_tile = 0;       // keys of one step
   int64_t tasks = 0;         // CTAs on a GPU, units of work for the threads of a CPU
   int64_t dealt = 0;         // of the CTAs, the last: one task each; the others may have more
+  int64_t row_tiles = 0;     // of 64 rows, of each CTA, where they are shared out evenly; else 0
   int32_t threads = 0;       // per CTA on a GPU, of the process on a CPU
   int32_t splits = 1;        // parts that a row's keys are divided into
   int64_t shared_bytes = 0;  // shared memory per CTA

@@ -10,6 +10,7 @@ target_sources(bsk PRIVATE
   src/cuda/host/launch.cc
   src/cuda/host/tensor_map.cc
   src/cuda/sm90/attention_forward/launch.cc
+  src/cuda/sm90/attention_forward/task_times.cc
   src/cuda/sm90/attention_forward_small/launch.cc
   src/cuda/sm90/attention_forward_split/launch.cc
   src/cuda/sm90/block_mask_build/launch.cc

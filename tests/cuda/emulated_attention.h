@@ -87,8 +87,12 @@ arch::TensorMap encode_for_emulator(const cuda::TensorMapSpec& spec, const void*
 using EmulatedEntry = std::function<void(const void* params)>;
 std::vector<std::pair<std::string, EmulatedEntry>>& emulated_kernels();
 struct RegisterEmulated {
-  RegisterEmulated(const std::string& config, EmulatedEntry entry) {
-    emulated_kernels().emplace_back(config, std::move(entry));
+  // `config` may have been broken behind its bracket.
+  RegisterEmulated(std::string config, EmulatedEntry entry) {
+    if (const size_t broken = config.find("< "); broken != std::string::npos) {
+      config.erase(broken + 1, 1);
+    }
+    emulated_kernels().emplace_back(std::move(config), std::move(entry));
   }
 };
 const EmulatedEntry& emulated_kernel(const std::string& config);

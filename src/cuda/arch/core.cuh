@@ -40,6 +40,14 @@ __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&pairs)
                : "memory");
 }
 
+// PTX ISA 9.7.15.5.16: stmatrix.x4, the same the other way round.
+__device__ __forceinline__ void store_matrices(void* row, const uint32_t (&pairs)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+      "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+      : "memory");
+}
+
 // `value`, of which the compiler knows no more than that it is in a register: constants that are
 // added to it become offsets of loads and stores, not sums that are computed one by one.
 __device__ __forceinline__ uint32_t in_register(uint32_t value) {

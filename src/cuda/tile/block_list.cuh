@@ -13,14 +13,11 @@ namespace bsk::tile {
 template <int kBlockKeys>
 class KeyBlockWalk {
  public:
-  // `chains` (a power of two; dense problems only): the blocks whose number is 0 modulo chains come
-  // first, then those of 1, and so on.
   __device__ __forceinline__ KeyBlockWalk(const BlockLists& lists, const Visibility& visibility,
-                                          KeyRange range, int batch, int head, int first_row,
-                                          int chains = 1)
-      : lists_(lists), range_(range), kv_len_(visibility.kv_len), chains_(chains) {
+                                          KeyRange range, int batch, int head, int first_row)
+      : lists_(lists), range_(range), kv_len_(visibility.kv_len) {
     if (lists.full_counts == nullptr) {
-      next_ = first_of_chain();
+      next_ = range.begin / kBlockKeys;
     } else {
       row_ = static_cast<int64_t>(batch) * lists.batch_stride +
              static_cast<int64_t>(head / lists.heads_per_list) * lists.head_stride +
@@ -34,9 +31,6 @@ class KeyBlockWalk {
       prefetch();
     }
   }
-
-  // Of the block that `next` gave last.
-  __device__ __forceinline__ int chain() const { return chain_; }
 
   // The next block with a visible key; false at the end, with a block beyond the last key.
   __device__ __forceinline__ bool next(KeyBlock& block) {
@@ -63,19 +57,10 @@ class KeyBlockWalk {
     return (kv_len_ + kBlockKeys - 1) / kBlockKeys * kBlockKeys;
   }
 
-  __device__ __forceinline__ int first_of_chain() const {
-    const int first = range_.begin / kBlockKeys;
-    return first + ((chain_ - first) & (chains_ - 1));
-  }
-
   __device__ __forceinline__ bool next_dense(KeyBlock& block) {
-    while (next_ * kBlockKeys >= range_.end && chain_ + 1 < chains_) {
-      ++chain_;
-      next_ = first_of_chain();
-    }
     const bool found = next_ * kBlockKeys < range_.end;
     block = {found ? next_ * kBlockKeys : beyond(), nullptr};
-    next_ += chains_;
+    ++next_;
     return found;
   }
 
@@ -109,8 +94,7 @@ class KeyBlockWalk {
 
   const BlockLists& lists_;
   const KeyRange range_;
-  const int kv_len_, chains_;
-  int chain_ = 0;
+  const int kv_len_;
   int64_t row_ = 0;
   const int32_t* indices_ = nullptr;
   const uint8_t* bits_ = nullptr;

@@ -64,6 +64,9 @@ struct MaskTensor {
 // may touch. From row to row it is an odd number of units, which puts 8 rows into different banks.
 constexpr int unaligned_mask_pitch(int block_bytes) { return ((block_bytes / 16 + 1) | 1) * 16; }
 
+// What tile/store_rows.cuh uses of shared memory to store 16 rows of up to 64 columns.
+constexpr int kStagingBytes = 16 * 128;
+
 // What turns products into base-2 scores where a factor in the softmax is not enough.
 struct ScoreTransform {
   float scale = 0.0f;    // the user's
@@ -100,6 +103,9 @@ struct Schedule {
   bool longest_first = false;  // the last query tile sees the most keys
   int persistent = 0;          // CTAs that take a task in each of so many rounds; the others take
   int rounds = 0;              // one (`rounds` is even if there are others)
+  // Or tiles of 64 rows (`tasks` of them, q_tiles a head) are shared out evenly: so many
+  // consecutive ones of each CTA from the front of the numbering, and so many from its back.
+  int row_tiles_front = 0, row_tiles_back = 0;
 };
 
 }  // namespace bsk::tile

@@ -24,17 +24,19 @@ __device__ __forceinline__ void issue_qk(float (&s)[kKvTile / 2], const uint16_t
   arch::mma_commit();
 }
 
-// O[64, kVHeadDim] += P V.
+// O[64, kVHeadDim] += P V; = without `accumulate`.
 template <arch::Element kElement, int kVHeadDim, int kKvTile>
 __device__ __forceinline__ void issue_pv(float (&o)[kVHeadDim / 2],
-                                         const uint32_t (&p)[kKvTile / 4], const uint16_t* v) {
+                                         const uint32_t (&p)[kKvTile / 4], const uint16_t* v,
+                                         bool accumulate = true) {
   const uint64_t v_matrix = n_major<kKvTile>(arch::shared_address(v));
   arch::mma_fence_registers(o);
   arch::mma_fence();
 #pragma unroll
   for (int step = 0; step < kKvTile / 16; ++step) {
-    arch::mma_registers<kElement, kVHeadDim>(
-        o, p + 4 * step, advance(v_matrix, step * 16 * arch::kSwizzleBytes), true);
+    arch::mma_registers<kElement, kVHeadDim>(o, p + 4 * step,
+                                             advance(v_matrix, step * 16 * arch::kSwizzleBytes),
+                                             accumulate || step > 0);
   }
   arch::mma_commit();
 }

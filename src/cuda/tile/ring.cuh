@@ -19,4 +19,21 @@ struct RingPosition {
   }
 };
 
+// Of one stage: the compiler need not find out that it is always the same.
+template <>
+struct RingPosition<1> {
+  static constexpr int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() { parity ^= 1; }
+};
+
+// Of one who waits for stages to become free: at first they are.
+template <int kStages>
+__device__ __forceinline__ RingPosition<kStages> first_free() {
+  RingPosition<kStages> position;
+  position.parity = 1;
+  return position;
+}
+
 }  // namespace bsk::tile

@@ -66,6 +66,17 @@ std::vector<Case> smoke_cases() {
        .v_head_dim = 128,
        .causal = Causal::kLowerRight,
        .scale = 16.0},
+      // Rows shared out evenly, with tasks at the ends of heads in which some consumer has none.
+      {.name = "d64_shared", .q_heads = 3, .kv_heads = 1, .q_len = 400, .kv_len = 520},
+      {.name = "d64_shared_causal_far_apart",
+       .batch = 2,
+       .q_heads = 2,
+       .kv_heads = 2,
+       .q_len = 400,
+       .kv_len = 520,
+       .causal = Causal::kLowerRight,
+       .scale = 4.0,
+       .multiprocessors = 3},
       // By the copy engine, and more tiles than the masks' ring has stages.
       {.name = "bool_mask_copied",
        .q_len = 130,

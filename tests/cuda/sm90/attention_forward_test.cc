@@ -1,6 +1,8 @@
 // The throughput kernel's own source, emulated, against the fp64 reference.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "src/cuda/sm90/attention_forward/launch.h"
 #include "src/cuda/sm90/attention_forward/tile_walk.cuh"
 #include "tests/cuda/emulated_attention.h"
@@ -40,21 +42,24 @@ void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) 
 }
 
 // The tiles of queries in the order of their CTAs and, within one, of their rounds.
+template <class Config>
 std::vector<Coordinates> tasks_of(const AttentionProblem& problem, int multiprocessors) {
   const DeviceProperties device = emulated_gpu(multiprocessors);
   const AttentionPlan made = make_plan(problem, device);
   const Params params = make_params(problem, {}, choose_config(problem, multiprocessors), made);
   std::vector<Coordinates> found;
-  emulation::machine().launch(
-      static_cast<int>(made.tasks), arch::kWarpThreads, 0, emulation::kTimings[0], [&] {
-        if (arch::thread_index() > 0) return;
-        using D128 = Config<arch::Element::kBFloat16, 128, 128, 2, 128, 128>;
-        for_each_task<D128>(params, kEveryRound, [&](int number, int) {
-          found.push_back(coordinates_of<D128>(params, number));
-        });
-      });
+  emulation::machine().launch(static_cast<int>(made.tasks), arch::kWarpThreads, 0,
+                              emulation::kTimings[0], [&] {
+                                if (arch::thread_index() > 0) return;
+                                for_each_task<Config>(params, kEveryRound, [&](int number, int) {
+                                  found.push_back(coordinates_of<Config>(params, number));
+                                });
+                              });
   return found;
 }
+using D128 = Config<arch::Element::kBFloat16, 128, 128, 2, 128, 128>;
+using D64 = Config<arch::Element::kBFloat16, 64, 64, 3, 128, 128, false, tile::MaskType::kNone,
+                   false, true>;
 
 TEST(Schedule, ComputesEveryTaskOnce) {
   for (const int64_t q_len : {100, 2048, 5000}) {
@@ -67,7 +72,7 @@ TEST(Schedule, ComputesEveryTaskOnce) {
         const int64_t q_tiles = (q_len + 127) / 128;
         for (const int multiprocessors : {1, 7, 132}) {
           std::vector<int> computed(static_cast<size_t>(2 * heads * q_tiles));
-          for (const Coordinates& at : tasks_of(problem, multiprocessors)) {
+          for (const Coordinates& at : tasks_of<D128>(problem, multiprocessors)) {
             ASSERT_EQ(at.first_row % 128, 0);
             ++computed.at(
                 static_cast<size_t>((at.batch * heads + at.q_head) * q_tiles + at.first_row / 128));
@@ -83,9 +88,45 @@ TEST(Schedule, ComputesEveryTaskOnce) {
 TEST(Schedule, EndsWithAWholeGroupOfHeads) {
   AttentionProblem problem = dense_problem(DataType::kBFloat16, 1, 16, 16, 16384, 16384, 128, 128);
   problem.causal = Causal::kLowerRight;
-  const std::vector<Coordinates> tasks = tasks_of(problem, 132);
+  const std::vector<Coordinates> tasks = tasks_of<D128>(problem, 132);
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(tasks[tasks.size() - 1 - i].first_row, 0);
   EXPECT_EQ(make_plan(problem, emulated_gpu(132)).dealt, 2048 - 8 * 132);
+}
+
+TEST(Schedule, SharesEveryRowTileOutOnce) {
+  int shared = 0;
+  for (const int64_t q_len : {64, 200, 577, 1024, 1500}) {
+    for (const int64_t heads : {1, 4, 12, 50}) {
+      for (const Causal causal : {Causal::kNone, Causal::kLowerRight}) {
+        AttentionProblem problem =
+            dense_problem(DataType::kBFloat16, 2, heads, heads, q_len, 1024, 64, 64);
+        problem.causal = causal;
+        for (const int multiprocessors : {1, 7, 132}) {
+          const int64_t share = make_plan(problem, emulated_gpu(multiprocessors)).row_tiles;
+          if (share == 0) continue;
+          ++shared;
+          const int64_t of_head = (q_len + 63) / 64;
+          std::vector<int> computed(static_cast<size_t>(2 * heads * of_head));
+          std::vector<int64_t> of_consumer(3);
+          for (const Coordinates& at : tasks_of<D64>(problem, multiprocessors)) {
+            for (int consumer = 0; consumer < 3; ++consumer) {
+              if (!has_rows<D64>(at, consumer)) continue;
+              const int64_t row = first_row_of<D64>(at, consumer);
+              ASSERT_LT(row, q_len);
+              ASSERT_LE(row, at.last_row);
+              ++computed.at(
+                  static_cast<size_t>((at.batch * heads + at.q_head) * of_head + row / 64));
+              ++of_consumer[static_cast<size_t>(consumer)];
+            }
+          }
+          for (const int times : computed) ASSERT_EQ(times, 1);
+          const auto [least, most] = std::minmax_element(of_consumer.begin(), of_consumer.end());
+          EXPECT_LE(*most - *least, 1);
+        }
+      }
+    }
+  }
+  EXPECT_GT(shared, 10);
 }
 
 // Under every timing.

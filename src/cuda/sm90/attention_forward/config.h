@@ -48,10 +48,12 @@ constexpr int round_up(int value, int multiple) {
 // copy engine fills in zeros. consumers: warpgroups of 64 query rows each. A tile of kv_tile keys
 // is gathered from kv_tile / block_keys places of K and V. mask_bytes: of an element of attn_mask
 // where tiles of it are brought into shared memory, else 0. mask_unaligned: the copy engine does
-// not take it.
+// not take it. shares_rows: tiles of 64 rows are shared out evenly among CTAs (tile/scheduler.cuh).
+// chained, which does that too: tiles of keys are visited in Params::chains interleaved chains, one
+// after the other, as sm90_attention_forward_small's warpgroups have them (problem.h, chains_of).
 struct Shape {
   int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0, mask_bytes = 0;
-  bool mask_unaligned = false;
+  bool mask_unaligned = false, shares_rows = false, chained = false;
 
   constexpr bool operator==(const Shape&) const = default;
   constexpr int q_tile() const { return 64 * consumers; }
@@ -70,10 +72,25 @@ struct Shape {
     return consumers * 64 * row;
   }
   constexpr int masks_bytes() const { return kMaskTileStages * mask_stage_bytes(); }
-  constexpr int bookkeeping_bytes() const { return blocks() <= 2 ? 1024 : 3072; }
+  // Three consumers go at their own pace, each with its own rows of Q, of which the next are there
+  // before the last are done with.
+  constexpr int q_places() const { return consumers == 3 && mask_bytes == 0 ? 2 : 1; }
+  constexpr int q_box_rows() const { return q_places() > 1 ? 64 : q_tile(); }
+  // Of a warp: O on its way out (tile/store_rows.cuh), where that fits in 64 columns; before that
+  // what the chain before has computed (tile/earlier_chain.cuh), O in fp32 and four values a
+  // thread.
+  constexpr int outgoing_bytes() const {
+    if (chained) return 16 * v_head_dim * 4 + arch::kWarpThreads * 16;
+    return q_places() > 1 ? tile::kStagingBytes : 0;
+  }
+  constexpr int outgoing_bytes_of_all() const { return 4 * consumers * outgoing_bytes(); }
+  constexpr int bookkeeping_bytes() const {
+    return blocks() > 2 ? 3072 : q_places() > 1 ? 2048 : 1024;
+  }
   constexpr int stages_if(int ctas) const {
-    const int room = kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() -
-                     masks_bytes() - bookkeeping_bytes();
+    const int room = kSharedPerMultiprocessor / ctas - kSharedReservedPerCta -
+                     q_places() * q_bytes() - outgoing_bytes_of_all() - masks_bytes() -
+                     bookkeeping_bytes();
     return room / stage_bytes() < 8 ? room / stage_bytes() : 8;
   }
   // One consumer leaves room for a second CTA on the multiprocessor, if the ring stays long enough.
@@ -82,7 +99,8 @@ struct Shape {
   }
   constexpr int stages() const { return stages_if(ctas_per_multiprocessor()); }
   constexpr int shared_bytes() const {
-    return q_bytes() + stages() * stage_bytes() + masks_bytes() + bookkeeping_bytes();
+    return q_places() * q_bytes() + outgoing_bytes_of_all() + stages() * stage_bytes() +
+           masks_bytes() + bookkeeping_bytes();
   }
 };
 
@@ -113,8 +131,8 @@ constexpr bool mixes_dealing(const Shape& shape, bool takes_turns) {
 // change to a kernel moves its loop.
 constexpr int loop_padding(arch::Element element, const Shape& shape) {
   const bool bf16 = element == arch::Element::kBFloat16;
-  if (shape.v_head_dim == 64 && shape.consumers == 3) return bf16 ? 1 : 4;
-  if (shape.v_head_dim == 128 && shape.consumers == 2) return bf16 ? 1 : 7;
+  if (shape.v_head_dim == 64 && shape.consumers == 2) return 4;
+  if (shape.v_head_dim == 128 && shape.consumers == 2) return bf16 ? 3 : 5;
   return 0;
 }
 
@@ -126,15 +144,22 @@ struct MaskTiles {
 template <>
 struct MaskTiles<0> {};
 
+// What each warp has of O in shared memory, another base.
+template <int kWarps, int kBytes>
+struct Outgoing {
+  alignas(128) uint8_t outgoing[kWarps][kBytes];
+};
+template <int kWarps>
+struct Outgoing<kWarps, 0> {};
+
 // kTakesTurns: one warpgroup at a time exponentiates, which pays where two share a multiprocessor.
-// kChained: tiles of keys are visited in Params::chains interleaved chains, one after the other, as
-// sm90_attention_forward_small's warpgroups have them (problem.h, chains_of).
 // kTransform: scores are scaled (and soft-capped) one by one, which an additive attn_mask needs,
 // and a scale that is no factor (scale_is_a_factor).
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,
-          bool kChainedValue = false, bool kMaskUnalignedValue = false>
+          bool kSharesRowsValue = false, bool kChainedValue = false,
+          bool kMaskUnalignedValue = false>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -147,6 +172,7 @@ struct Config {
   static constexpr bool kTransform = kTransformValue;
   static constexpr tile::MaskType kMask = kMaskValue;
   static constexpr bool kTakesTurns = kTakesTurnsValue;
+  static constexpr bool kSharesRows = kSharesRowsValue;
   static constexpr bool kChained = kChainedValue;
   static constexpr bool kMaskUnaligned = kMaskUnalignedValue;
 
@@ -156,10 +182,10 @@ struct Config {
 
   // Roles: warpgroup 0 copies (warp 0 K and V, the others see to attn_mask), warpgroups 1..
   // multiply.
-  static constexpr Shape kShape{kHeadDim,      kVHeadDim,
-                                kConsumers,    kKvTile,
-                                kBlockKeys,    kMaskTiles ? mask_element_bytes(kMask) : 0,
-                                kMaskUnaligned};
+  static constexpr Shape kShape{
+      kHeadDim,       kVHeadDim,   kConsumers,
+      kKvTile,        kBlockKeys,  kMaskTiles ? mask_element_bytes(kMask) : 0,
+      kMaskUnaligned, kSharesRows, kChained};
   static constexpr int kThreads = kShape.threads();
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
@@ -172,11 +198,11 @@ struct Config {
 
   // Whether maxima may stay what they are (kernel.cuh, Maxima). Scores with a bias may well grow
   // from tile to tile, a row may see nothing of a first tile under a mask, and chains are short.
-  static constexpr bool kBold = !kTransform && !kChained && !kMaskTiles;
+  static constexpr bool kBold = !kTransform && !kMaskTiles;
 
   static constexpr int kBlocks = kShape.blocks();
   static constexpr int kLoopPadding =
-      kTransform || kChained || kTakesTurns || kMask != tile::MaskType::kNone || kBlocks > 1
+      kTransform || kTakesTurns || kMask != tile::MaskType::kNone || kBlocks > 1
           ? 0
           : loop_padding(kElement, kShape);
 
@@ -191,6 +217,9 @@ struct Config {
   static constexpr int kMaskStages = kMaskTiles ? kMaskTileStages : kMasksKeys ? kFoundStages : 0;
   static constexpr int kMaskParts = kMaskTiles ? kConsumers : 1;
   static constexpr int kQBytes = kShape.q_bytes();
+  static constexpr int kQPlaces = kShape.q_places();
+  static constexpr bool kOwnPace = kQPlaces > 1;
+  static constexpr int kQParts = kOwnPace ? kConsumers : 1;
   static constexpr int kKBytes = kKvTile * kQKColumns * 2;
   static constexpr int kVBytes = kKvTile * kVColumns * 2;
 
@@ -199,18 +228,21 @@ struct Config {
   static_assert(!kTakesTurns || kConsumers > 1, "a turn is passed to another warpgroup");
   static_assert(!kAdditive || kTransform, "attn_mask adds to scaled scores");
   static_assert(!kMaskUnaligned || kMaskTiles);
+  static_assert(!kChained || kSharesRows);
+  static_assert(!kSharesRows || (kOwnPace && !kMasksKeys));
+  static_assert(!kOwnPace || (kQKColumns == 64 && !kMaskTiles && !kTakesTurns));
   static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
   static_assert(kRegisters.producer == 255 ||
                     kRegisters.producer + kConsumers * kRegisters.consumer <=
                         64 * 1024 / (kMinBlocks * kThreads) / 8 * 8 * (1 + kConsumers),
                 "setmaxnreg would wait forever: a CTA has the registers that it is launched with");
   // Scores, packed weights and O of a thread, and 40 registers for the rest.
-  static_assert(kKvTile / 2 + kKvTile / 4 + (kChained ? 2 : 1) * kVHeadDim / 2 + 32 <=
-                kRegisters.consumer);
+  static_assert(kKvTile / 2 + kKvTile / 4 + kVHeadDim / 2 + 32 <= kRegisters.consumer);
 
   // The ring carries K and V tiles alternately, in the order of their use: K0 K1 V0 K2 V1 ...
-  struct SharedMemory : MaskTiles<kShape.mask_stage_bytes()> {
-    alignas(1024) uint16_t q[kQBytes / 2];  // [kQKColumns / 64][kQTile][64], swizzled
+  struct SharedMemory : MaskTiles<kShape.mask_stage_bytes()>,
+                        Outgoing<4 * kConsumers, kShape.outgoing_bytes()> {
+    alignas(1024) uint16_t q[kQPlaces][kQBytes / 2];  // [kQKColumns / 64][kQTile][64], swizzled
     alignas(
         1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
     tile::TileRecord<kBlocks> records[kStages];                    // where the stage holds K
@@ -219,10 +251,10 @@ struct Config {
     tile::TileRecord<kBlocks> found[kMasksKeys ? kMaskStages : kMaskUnaligned ? 2 : 1];
     alignas(16) uint32_t kept_keys[kMasksKeys ? kMaskStages : 1][kKvTile / 32];
     alignas(8) uint8_t mask_walk[kMaskUnaligned ? 160 : 1];
-    int32_t task_has_tiles;
+    int32_t task_has_tiles[kQPlaces][kQParts];
     uint32_t rounds_again;  // bit r % 32: a task of round r must be computed again, carefully
     float scale_log2;       // of the scores when they enter the softmax
-    arch::Barrier q_ready, q_free, all_tasks_done;
+    arch::Barrier q_ready[kQPlaces][kQParts], q_free[kQPlaces][kQParts], all_tasks_done;
     arch::Barrier stage_ready[kStages], stage_free[kStages];
     arch::Barrier mask_ready[kMaskStages + 1][kMaskParts], mask_free[kMaskStages + 1][kMaskParts];
     // Producer::load

@@ -13,7 +13,7 @@
 #include "src/cuda/sm90/attention_forward/producer.cuh"
 #include "src/cuda/sm90/attention_forward/tile_walk.cuh"
 #include "src/cuda/sm90/attention_forward/unaligned_mask_producer.cuh"
-#include "src/cuda/tile/earlier_chains.cuh"
+#include "src/cuda/tile/earlier_chain.cuh"
 #include "src/cuda/tile/fragment.cuh"
 #include "src/cuda/tile/key_mask.cuh"
 #include "src/cuda/tile/mask.cuh"
@@ -30,8 +30,9 @@ constexpr int kTurnBarrier = 1;
 
 // Whether the rows' maxima follow the scores from tile to tile or stay what they were in the first
 // tile. A bold configuration lets them stay wherever that may do (first_maxima_may_do), and
-// computes the tasks in which it did not (tile::maxima_sufficed) again when all are done.
-enum class Maxima { kFollow, kStay };
+// computes the tasks in which it did not (tile::maxima_sufficed) again when all are done. kFirst:
+// they are taken from this tile, the first of a chain.
+enum class Maxima { kFollow, kStay, kFirst };
 
 // --- Consumer: one warpgroup, 64 query rows ------------------------------------------------------
 
@@ -48,7 +49,7 @@ struct Consumer {
   const int warpgroup;  // 0 .. kConsumers - 1
   tile::RingPosition<Config::kStages> ring;
   tile::RingPosition<Config::kMaskStages> mask_ring;
-  uint32_t q_parity = 0;
+  tile::RingPosition<Config::kQPlaces> q_at;
   int mask_places[tile::kRowsPerThread] = {};  // of an unaligned mask: where the thread's rows lie
 
   __device__ __forceinline__ int wait_stage() {
@@ -59,6 +60,11 @@ struct Consumer {
   }
   __device__ __forceinline__ void arrive_once_per_warp(arch::Barrier& barrier) {
     if (tile::lane_index() == 0) arch::barrier_arrive(barrier);
+  }
+
+  __device__ __forceinline__ int q_part() const { return Config::kOwnPace ? warpgroup : 0; }
+  __device__ __forceinline__ void free_q() {
+    arrive_once_per_warp(shared.q_free[q_at.stage][q_part()]);
   }
 
   // Where warpgroups take turns, one at a time has the exponential unit to itself, so that the
@@ -81,14 +87,16 @@ struct Consumer {
 
   // Scores to weights, in turn where turns are taken; true where O must be corrected.
   __device__ __forceinline__ bool weigh(float (&s)[kScores], tile::SoftmaxRows& rows,
-                                        float (&correction)[tile::kRowsPerThread], Maxima maxima) {
+                                        float (&correction)[tile::kRowsPerThread], Maxima maxima,
+                                        bool stay = false) {
     if constexpr (Config::kAdditive) {
       const bool grown = tile::follow_maxima<Config::kElement, kScores / 4>(s, rows, correction);
       tile::exponentiate_followed<kScores / 4>(s, rows);
       return grown;
     }
     bool grown = false;
-    if (maxima == Maxima::kFollow) {
+    if (maxima == Maxima::kFirst) tile::first_maxima<kScores / 4>(s, params.scale_log2, rows);
+    if (maxima == Maxima::kFollow && !stay) {
       const float scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
       grown = tile::update_maxima<Config::kElement, kScores / 4>(s, scale_log2, rows, correction);
     }
@@ -102,12 +110,16 @@ struct Consumer {
 
   __device__ __forceinline__ void issue_qk(float (&s)[kScores], int stage) {
     tile::issue_qk<Config::kElement, Config::kHeadDim, Config::kQTile, Config::kKvTile>(
-        s, shared.q + warpgroup * 64 * arch::kSwizzleElements, shared.stages[stage]);
+        s, shared.q[q_at.stage] + warpgroup * 64 * arch::kSwizzleElements, shared.stages[stage]);
   }
   __device__ __forceinline__ void issue_pv(float (&o)[kOutputs], const uint32_t (&p)[kScores / 2],
-                                           int stage) {
-    tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p,
-                                                                         shared.stages[stage]);
+                                           int stage, bool accumulate = true) {
+    tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.stages[stage],
+                                                                         accumulate);
+  }
+  static __device__ __forceinline__ void clear(float (&o)[kOutputs]) {
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
   }
 
   // What a mask of keys removes.
@@ -156,17 +168,18 @@ struct Consumer {
   __device__ __forceinline__ void remove_pairs(float (&s)[kScores], uint32_t flags, int k_stage,
                                                const Coordinates& at) {
     if (flags >> warpgroup & 1) {
-      const int first_row = at.first_row + warpgroup * 64 + tile::fragment_row();
+      const int first_row = first_row_of<Config>(at, warpgroup) + tile::fragment_row();
       tile::remove_pairs<Config::kBlockKeys, Config::kBlocks>(
           s, shared.records[k_stage], params.visibility, first_row,
           first_row & (params.lists.block_q - 1), params.lists.block_k);
+      arch::sync_warp();  // every lane has read the record, which lane 0 will release
     }
   }
 
   __device__ __forceinline__ void store(const float (&o)[kOutputs], const tile::SoftmaxRows& rows,
                                         const Coordinates& at) {
     float factor[tile::kRowsPerThread];
-    const int first_row = at.first_row + warpgroup * 64;
+    const int first_row = first_row_of<Config>(at, warpgroup);
 #pragma unroll
     for (int r = 0; r < tile::kRowsPerThread; ++r) {
       factor[r] = rows.sum[r] == 0.0f ? 0.0f : arch::reciprocal(rows.sum[r]);
@@ -179,46 +192,51 @@ struct Consumer {
     }
     uint16_t* const out = static_cast<uint16_t*>(params.out) + at.batch * params.out_batch_stride +
                           at.q_head * params.out_head_stride + first_row * params.out_row_stride;
-    tile::store_rows<Config::kElement>(o, factor, out, params.out_row_stride,
-                                       params.q_len - first_row, params.v_head_dim);
+    if constexpr (Config::kShape.outgoing_bytes() > 0) {
+      tile::store_rows_staged<Config::kElement>(o, factor, outgoing(), out, params.out_row_stride,
+                                                params.q_len - first_row, params.v_head_dim);
+    } else {
+      tile::store_rows<Config::kElement>(o, factor, out, params.out_row_stride,
+                                         params.q_len - first_row, params.v_head_dim);
+    }
   }
 
-  using EarlierChains = tile::EarlierChains<kOutputs>;
+  // The warp's room for O.
+  __device__ __forceinline__ uint8_t* outgoing() const {
+    return shared.outgoing[tile::warp_index() - 4];
+  }
+
+  using EarlierChain = tile::EarlierChain<kOutputs>;
 
   // Where the loop over the keys of a task is.
   struct Progress {
     int k_stage, v_stage;  // of this tile's K and of the V of the product under way
     uint32_t flags;        // of this tile
-    bool chain_ended;      // with the tile before
   };
 
   __device__ __forceinline__ Progress start(float (&s)[kScores]) {
     const int k_stage = wait_stage();
-    const Progress progress{k_stage, kNoStage, shared.records[k_stage].flags, false};
+    const Progress progress{k_stage, kNoStage, shared.records[k_stage].flags};
     issue_qk(s, k_stage);
     arch::mma_wait<0>();
     return progress;
   }
 
   // One tile of keys, whose scores are in `s`: QK of the next tile is issued before PV of this one.
-  // False after the last tile, whose PV is not issued yet.
+  // False after the last tile, whose PV is not issued yet. Where a chain begins with this tile, O
+  // begins with its PV, and `earlier` takes over the chain before.
   template <Maxima kMaxima>
   __device__ __forceinline__ bool step(float (&s)[kScores], uint32_t (&p)[kScores / 2],
                                        float (&o)[kOutputs], tile::SoftmaxRows& rows,
-                                       EarlierChains& earlier, Progress& progress,
-                                       const Coordinates& at) {
+                                       Progress& progress, const Coordinates& at,
+                                       EarlierChain* earlier = nullptr, bool stay = false) {
     const uint32_t flags = progress.flags;
     arch::mma_fence_registers(s);
     mask(s, rows, flags, progress.k_stage, at);
-    tile::SoftmaxRows ended;
-    if constexpr (Config::kChained) {
-      if (progress.chain_ended) {
-        ended = rows;
-        rows.reset();
-      }
-    }
+    const bool chain_ended = kMaxima == Maxima::kFirst && progress.v_stage != kNoStage;
+    if (chain_ended) earlier->park(rows);
     float correction[tile::kRowsPerThread];
-    const bool grown = weigh(s, rows, correction, kMaxima);
+    const bool grown = weigh(s, rows, correction, kMaxima, stay);
     // K is released here, late, to keep the exponentials in front of the waits below: ptxas moves
     // arithmetic across barriers and branches, and only a data dependency holds it.
     arrive_once_per_warp(
@@ -237,16 +255,13 @@ struct Consumer {
     arch::mma_fence_registers(o);
     arch::mma_fence_registers(s);
     if (progress.v_stage != kNoStage) arrive_once_per_warp(shared.stage_free[progress.v_stage]);
-    if constexpr (Config::kChained) {
-      if (progress.chain_ended) earlier.add(o, ended);
-      progress.chain_ended = flags & Record::kChainEnds;
-    }
+    if (chain_ended) earlier->park(o);
     if (grown) tile::rescale(o, correction);
     tile::pack_weights<Config::kElement>(s, p);
     if (!more) return false;
     issue_qk(s, progress.k_stage);
     progress.v_stage = wait_stage();
-    issue_pv(o, p, progress.v_stage);
+    issue_pv(o, p, progress.v_stage, kMaxima != Maxima::kFirst);
     if constexpr (!kFlagsEarly) progress.flags = shared.records[progress.k_stage].flags;
     arch::mma_wait<1>();
     return true;
@@ -267,8 +282,6 @@ struct Consumer {
                                             bool bold, const Coordinates& at) {
     float s[kScores];
     uint32_t p[kScores / 2];
-    EarlierChains earlier;
-    if constexpr (Config::kChained) earlier.reset();
     Progress progress = start(s);
     const Maxima maxima =
         bold && first_maxima_may_do(progress.flags) ? Maxima::kStay : Maxima::kFollow;
@@ -277,21 +290,57 @@ struct Consumer {
       if constexpr (Config::kMasksKeys) hide_keys(s, progress.flags);
       remove_pairs(s, progress.flags, progress.k_stage, at);
       tile::take_maxima<kScores / 4>(s, params.scale_log2, rows);
-      while (this->template step<Maxima::kStay>(s, p, o, rows, earlier, progress, at)) {
+      while (this->template step<Maxima::kStay>(s, p, o, rows, progress, at)) {
       }
     } else {
-      while (this->template step<Maxima::kFollow>(s, p, o, rows, earlier, progress, at)) {
+      while (this->template step<Maxima::kFollow>(s, p, o, rows, progress, at)) {
       }
     }
-    arrive_once_per_warp(shared.q_free);
+    free_q();
+    finish_products(o, p, true);
+    return maxima;
+  }
 
+  // PV of the last tile.
+  __device__ __forceinline__ void finish_products(float (&o)[kOutputs],
+                                                  const uint32_t (&p)[kScores / 2],
+                                                  bool accumulate) {
     const int v_stage = wait_stage();
-    issue_pv(o, p, v_stage);
+    issue_pv(o, p, v_stage, accumulate);
     arch::mma_wait<0>();
     arch::mma_fence_registers(o);
     arrive_once_per_warp(shared.stage_free[v_stage]);
-    if constexpr (Config::kChained) earlier.finish(o, rows);
-    return maxima;
+  }
+
+  // The same of keys in chains. Sums are finished. True where maxima stayed that should not have.
+  __device__ __forceinline__ bool compute_chains(float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                                 bool bold, const Coordinates& at) {
+    float s[kScores];
+    uint32_t p[kScores / 2];
+    EarlierChain earlier{reinterpret_cast<float*>(outgoing())};
+    Progress progress = start(s);
+    bool again = false, more, one;  // tile in the chain
+    do {
+      uint32_t flags = progress.flags;
+      const bool stay = bold && first_maxima_may_do(flags);
+      one = true;
+      more = this->template step<Maxima::kFirst>(s, p, o, rows, progress, at, &earlier);
+      while (more && !(flags & Record::kChainEnds)) {
+        flags = progress.flags;
+        more = this->template step<Maxima::kFollow>(s, p, o, rows, progress, at, nullptr, stay);
+        one = false;
+      }
+      again |= stay && !tile::maxima_sufficed<Config::kElement>(rows);
+    } while (more);
+    free_q();
+    // A branch for each: ptxas would otherwise serialise the products before.
+    if (one) {
+      finish_products(o, p, false);
+    } else {
+      finish_products(o, p, true);
+    }
+    earlier.finish(o, rows);
+    return again;
   }
 
   // The tile whose scores are in `s`, with QK issued one tile further ahead, which takes a second
@@ -310,7 +359,7 @@ struct Consumer {
       issue_qk(s_next, progress.k_stage);
       progress.flags = shared.records[progress.k_stage].flags;
     } else {
-      arrive_once_per_warp(shared.q_free);
+      free_q();
     }
     arch::mma_fence_registers(s);
     mask(s, rows, flags, k_stage, at);
@@ -353,36 +402,74 @@ struct Consumer {
     return maxima;
   }
 
+  // A task in which this consumer has no rows.
+  __device__ __forceinline__ void pass_over_task() {
+    const bool any = shared.task_has_tiles[q_at.stage][q_part()];
+    arch::sync_warp();  // every lane has read the flag
+    free_q();
+    q_at.advance();
+    if (!any) return;
+    bool more = pass_over_stage();
+    while (more) {
+      more = pass_over_stage();
+      pass_over_stage();
+    }
+    pass_over_stage();
+  }
+  // Whether a tile follows, if the stage holds K.
+  __device__ __forceinline__ bool pass_over_stage() {
+    const int stage = wait_stage();
+    const uint32_t flags = shared.records[stage].flags;
+    arch::sync_warp();
+    arrive_once_per_warp(shared.stage_free[stage]);
+    return flags & Record::kHasNext;
+  }
+
+  // The tasks of this round must be computed again.
+  __device__ __forceinline__ void mark(int round) {
+    arch::atomic_or(shared.rounds_again, 1u << round % 32);
+  }
+
   __device__ __forceinline__ void compute_task(int task, int round, bool bold) {
     const Coordinates at = coordinates_of<Config>(params, task);
     float o[kOutputs];
-#pragma unroll
-    for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
+    if constexpr (!Config::kChained) clear(o);
     tile::SoftmaxRows rows;
     rows.reset();
     if constexpr (Config::kMaskUnaligned) {
       tile::find_mask_places<Config>(params.mask, at.batch, at.q_head,
                                      at.first_row + 64 * warpgroup, mask_places);
     }
-    arch::barrier_wait(shared.q_ready, q_parity);
-    q_parity ^= 1;
+    arch::barrier_wait(shared.q_ready[q_at.stage][q_part()], q_at.parity);
+    if constexpr (!Config::kOwnPace) q_at.advance();
+    if (!has_rows<Config>(at, warpgroup)) return pass_over_task();
     Maxima maxima = Maxima::kFollow;
-    if (shared.task_has_tiles) {
-      if constexpr (Config::kScoresAhead) {
+    bool again = false;  // of chains
+    if (shared.task_has_tiles[q_at.stage][q_part()]) {
+      if constexpr (Config::kChained) {
+        again = compute_chains(o, rows, bold, at);
+      } else if constexpr (Config::kScoresAhead) {
         maxima = compute_ahead(o, rows, bold, at);
       } else {
         maxima = compute(o, rows, bold, at);
       }
     } else {
       arch::sync_warp();  // every lane has read the flag
-      arrive_once_per_warp(shared.q_free);
+      free_q();
+      if constexpr (Config::kChained) clear(o);
       if constexpr (Config::kMasksKeys) free_mask_stage(0);
     }
-    if (maxima == Maxima::kStay && arch::warp_any(!tile::maxima_sufficed<Config::kElement>(rows)) &&
-        tile::lane_index() == 0) {
-      arch::atomic_or(shared.rounds_again, 1u << round % 32);
+    if constexpr (Config::kOwnPace) q_at.advance();
+    if constexpr (Config::kChained) {
+      if (arch::warp_any(again) && tile::lane_index() == 0) mark(round);
+    } else {
+      if (maxima == Maxima::kStay &&
+          arch::warp_any(!tile::maxima_sufficed<Config::kElement>(rows)) &&
+          tile::lane_index() == 0) {
+        mark(round);
+      }
+      tile::finish_sums(rows);
     }
-    if constexpr (!Config::kChained) tile::finish_sums(rows);
     store(o, rows, at);
   }
 
@@ -412,7 +499,9 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
   const int warp = tile::warp_index();
   bool begun = false;
   if (warp == 0 && arch::elect_one()) {
-    arch::barrier_init(shared.q_ready, 1);
+    for (int place = 0; place < Config::kQPlaces; ++place) {
+      for (int w = 0; w < Config::kQParts; ++w) arch::barrier_init(shared.q_ready[place][w], 1);
+    }
     arch::barrier_init(shared.stage_ready[0], 1);
     arch::fence_barrier_init();
     arch::wait_for_previous_grid();
@@ -421,7 +510,11 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
     constexpr int kConsumerWarps = 4 * Config::kConsumers;
     shared.scale_log2 = Config::kTransform ? 1.0f : params.scale_log2;
     shared.rounds_again = 0;
-    arch::barrier_init(shared.q_free, kConsumerWarps);
+    for (int place = 0; place < Config::kQPlaces; ++place) {
+      for (int w = 0; w < Config::kQParts; ++w) {
+        arch::barrier_init(shared.q_free[place][w], kConsumerWarps / Config::kQParts);
+      }
+    }
     arch::barrier_init(shared.all_tasks_done, kConsumerWarps);
     for (int stage = 0; stage < Config::kStages; ++stage) {
       if (stage > 0) arch::barrier_init(shared.stage_ready[stage], 1);
@@ -448,7 +541,7 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
     if (warp == 0) {
       // By a vote, so that the compiler sees that the lanes agree.
       const bool first_begun = arch::warp_any(begun);
-      if (arch::elect_one()) Producer<Config>{shared, params, first_begun, {}, {}}.run();
+      if (arch::elect_one()) Producer<Config>{shared, params, first_begun}.run();
     } else if constexpr (Config::kMaskTiles) {
       if constexpr (Config::kMaskUnaligned) {
         UnalignedMaskProducer<Config>{shared, params, {}}.run();
@@ -460,7 +553,7 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
     }
   } else {
     if constexpr (kReassign) arch::increase_registers<Config::kRegisters.consumer>();
-    Consumer<Config>{shared, params, warpgroup - 1, {}, {}}.run();
+    Consumer<Config>{shared, params, warpgroup - 1, {}, {}, {}}.run();
   }
 }
 

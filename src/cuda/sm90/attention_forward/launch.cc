@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "src/cuda/sm90/attention_forward/task_times.h"
 #include "src/cuda/sm90/prepared_launch.h"
 
 namespace bsk::sm90::attention_forward {
@@ -12,26 +13,8 @@ namespace {
 // Bytes of K and V that a group of heads may keep in L2 together (50 MB on H100 and H200, which
 // also hold Q, O and what other kernels left).
 constexpr int64_t kL2ShareBytes = int64_t{24} << 20;
-
-// Query rows of the multiprocessor that has most, with tiles of `consumers` warpgroups.
-int64_t busiest_rows(const AttentionProblem& problem, int consumers, int multiprocessors) {
-  const int64_t rows = 64 * consumers;
-  const int64_t tasks = (problem.q_len() + rows - 1) / rows * problem.q_heads() * problem.batch();
-  return (tasks + multiprocessors - 1) / multiprocessors * rows;
-}
-
-// The configuration with so many consumers, for keys in so many chains.
-ConfigChoice completed(const AttentionProblem& problem, ConfigChoice choice, int consumers,
-                       int chains) {
-  choice.shape.consumers = consumers;
-  choice.chained = chains > 1;
-  // Measured (docs/lab_notes): 8 to 12% faster with two consumers on dense problems, slower with
-  // three and with a block mask's lists.
-  choice.takes_turns = !problem.block_mask.present && consumers == 2 && !choice.transform &&
-                       choice.shape.mask_bytes == 0 &&
-                       std::max(choice.shape.head_dim, choice.shape.v_head_dim) <= 64;
-  return choice;
-}
+// The same of heads that are read a few times, by the same multiprocessor each.
+constexpr int64_t kL2Bytes = int64_t{40} << 20;
 
 bool mask_rows_repeat(const AttentionProblem& problem) {
   return problem.mask.shape[2] == 1 || problem.mask.stride[2] == 0;
@@ -48,6 +31,32 @@ bool lengths_differ(const AttentionProblem& problem) {
       problem.window_left >= 0 && problem.window_left < problem.kv_len() / 2;
   return padding_differs || (problem.causal != Causal::kNone && !window_is_short) ||
          (problem.block_mask.present && problem.block_mask.block_q == 64);
+}
+
+// Whether tiles of 64 rows may be shared out evenly, to CTAs whose three consumers each take every
+// third: where keys are few. Then each CTA is at another head, and finds its K and V in L2 all the
+// same.
+bool may_share_rows(const AttentionProblem& problem, const ConfigChoice& choice,
+                    int multiprocessors) {
+  const int64_t kv_heads = problem.batch() * problem.kv_heads();
+  const int64_t kv_head_bytes = 2 * problem.kv_len() * (problem.head_dim() + problem.v_head_dim());
+  const int64_t bytes = std::min<int64_t>(kv_heads, multiprocessors) * kv_head_bytes;
+  return choice.mask == tile::MaskType::kNone && !choice.transform && !lengths_differ(problem) &&
+         bytes <= kL2Bytes;
+}
+
+// The configuration with so many consumers, for keys in so many chains.
+ConfigChoice completed(const AttentionProblem& problem, ConfigChoice choice, int consumers,
+                       bool shares_rows, int chains) {
+  choice.shape.consumers = consumers;
+  choice.shape.shares_rows = shares_rows;
+  choice.shape.chained = chains > 1;
+  // Measured (docs/lab_notes): 8 to 12% faster with two consumers on dense problems, slower with
+  // three and with a block mask's lists.
+  choice.takes_turns = !problem.block_mask.present && consumers == 2 && !choice.transform &&
+                       choice.shape.mask_bytes == 0 &&
+                       std::max(choice.shape.head_dim, choice.shape.v_head_dim) <= 64;
+  return choice;
 }
 
 // Whether the copy engine can bring attn_mask's tiles: it reads from multiples of 16 bytes on only.
@@ -110,7 +119,8 @@ std::string ConfigChoice::type_name() const {
   text += transform ? ", true" : ", false";
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
   text += takes_turns ? ", true" : ", false";
-  text += chained ? ", true" : ", false";
+  text += shape.shares_rows ? ", true" : ", false";
+  text += shape.chained ? ", true" : ", false";
   if (shape.mask_unaligned) text += ", true";
   return text + ">";
 }
@@ -125,7 +135,11 @@ std::string ConfigChoice::name() const {
   if (shape.block_keys != shape.kv_tile)
     text.append("_block").append(std::to_string(shape.block_keys));
   if (takes_turns) text += "_turns";
-  if (chained) text += "_chained";
+  if (shape.chained) {
+    text += "_chained";
+  } else if (shape.shares_rows) {
+    text += "_shared";
+  }
   const bool additive = shape.mask_bytes > 0 && mask != tile::MaskType::kBool;
   if (transform && !additive) text += "_scores";
   text += masks[static_cast<int>(mask)];
@@ -149,7 +163,11 @@ std::vector<std::string> reasons(const AttentionProblem& problem, const DevicePr
   return found;
 }
 
-ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors) {
+namespace {
+
+// All but the choice between two and three consumers, and chains. Three warpgroups where scores,
+// weights and O of a thread fit in 160 registers.
+ConfigChoice base_config(const AttentionProblem& problem) {
   ConfigChoice choice;
   choice.element = element_of(problem);
   choice.shape.head_dim = tile_columns(problem.head_dim());
@@ -165,26 +183,35 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
                      !scale_is_a_factor(problem);
   const BlockMaskLayout& lists = problem.block_mask;
   const int widest = std::max(choice.shape.head_dim, choice.shape.v_head_dim);
-  if (lists.present) {
-    choice.shape.consumers = lists.block_q / 64;
-  } else {
-    // Three warpgroups where scores, weights and O of a thread fit in 160 registers.
-    choice.shape.consumers = widest <= 64 && !choice.transform && !tiles ? 3 : 2;
-    // Time goes with the rows that the busiest multiprocessor computes, of which three consumers
-    // take kThreeOverTwo of the time that two take (measured: 0.82 at 16k keys, 0.9 at 4k, 0.98 at
-    // 1k).
-    constexpr double kThreeOverTwo = 0.9;
-    if (choice.shape.consumers == 3 &&
-        static_cast<double>(busiest_rows(problem, 2, multiprocessors)) <
-            kThreeOverTwo * static_cast<double>(busiest_rows(problem, 3, multiprocessors))) {
-      choice.shape.consumers = 2;
-    }
-  }
+  choice.shape.consumers = lists.present                                 ? lists.block_q / 64
+                           : widest <= 64 && !choice.transform && !tiles ? 3
+                                                                         : 2;
   choice.shape.kv_tile = keys_of_tile(choice, lists.present);
   choice.shape.block_keys =
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
+  return choice;
+}
+
+}  // namespace
+
+ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors) {
+  const ConfigChoice choice = base_config(problem);
   const int chains = chains_of(problem, multiprocessors);
-  return completed(problem, choice, chains > 1 ? 2 : choice.shape.consumers, chains);
+  int consumers = choice.shape.consumers;
+  bool shares_rows = chains > 1;
+  if (consumers == 3 && chains == 1) {
+    double time = time_of_tasks(problem, 3, multiprocessors);
+    if (may_share_rows(problem, choice, multiprocessors)) {
+      const double shared = time_of_shares(problem, multiprocessors);
+      shares_rows = shared < time;
+      time = std::min(time, shared);
+    }
+    if (time_of_tasks(problem, 2, multiprocessors) < time) {
+      consumers = 2;
+      shares_rows = false;
+    }
+  }
+  return completed(problem, choice, consumers, shares_rows, chains);
 }
 
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -198,7 +225,11 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   plan.kv_tile = choice.shape.kv_tile;
   plan.splits = chains_of(problem, device.multiprocessors);
   const int64_t together = device.multiprocessors * choice.shape.ctas_per_multiprocessor();
-  if (lengths_differ(problem)) {
+  if (choice.shape.shares_rows) {
+    const RowShares shares = share_rows(problem, device.multiprocessors);
+    plan.row_tiles = shares.row_tiles;
+    plan.tasks = shares.ctas;
+  } else if (lengths_differ(problem)) {
     // Persistent CTAs take about half of the tasks, in an even number of rounds; the others suffice
     // to even out what those got. Where two CTAs share a multiprocessor, one computes while the
     // other begins.
@@ -248,6 +279,16 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   }
 
   tile::Schedule& schedule = params.schedule;
+  if (plan.row_tiles > 0) {
+    schedule.q_tiles = static_cast<int32_t>((problem.q_len() + 63) / 64);
+    schedule.tasks = static_cast<int32_t>(row_tiles(problem));
+    schedule.group_tasks = divisor_of(schedule.q_tiles);
+    schedule.persistent = static_cast<int32_t>(plan.tasks);
+    const int64_t back = from_back(problem, plan.row_tiles);
+    schedule.row_tiles_back = static_cast<int32_t>(back);
+    schedule.row_tiles_front = static_cast<int32_t>(plan.row_tiles - back);
+    return params;
+  }
   schedule.q_tiles =
       static_cast<int32_t>((problem.q_len() + choice.shape.q_tile() - 1) / choice.shape.q_tile());
   schedule.heads = static_cast<int32_t>(problem.batch() * problem.q_heads());
@@ -275,7 +316,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
 }
 
 TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice) {
-  TensorMapSpecs specs = {tensor_map_spec("q", problem.q, choice.shape.q_tile()),
+  TensorMapSpecs specs = {tensor_map_spec("q", problem.q, choice.shape.q_box_rows()),
                           tensor_map_spec("k", problem.k, choice.shape.block_keys),
                           tensor_map_spec("v", problem.v, choice.shape.block_keys)};
   if (choice.shape.mask_bytes > 0 && !choice.shape.mask_unaligned) {
@@ -289,7 +330,7 @@ std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
   if (plan.tasks == 0) return nullptr;
   // The plan's tile size tells which of the configurations for this problem it chose.
   const ConfigChoice choice =
-      completed(problem, choose_config(problem, 1), plan.q_tile / 64, plan.splits);
+      completed(problem, base_config(problem), plan.q_tile / 64, plan.row_tiles > 0, plan.splits);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
   shape.threads = static_cast<uint32_t>(plan.threads);
@@ -351,9 +392,13 @@ std::vector<cuda::KernelRequest> documented_requests() {
         requests.push_back(request(choice));  // block masks
         choice.takes_turns = true;
         requests.push_back(request(choice));
-        choice.chained = true;
-        requests.push_back(request(choice));
-        choice.takes_turns = choice.chained = false;
+        choice.takes_turns = false;
+        ConfigChoice shared = choice;
+        shared.shape.consumers = 3;
+        shared.shape.shares_rows = true;
+        requests.push_back(request(shared));
+        shared.shape.chained = true;
+        requests.push_back(request(shared));
       }
       for (const ConfigChoice& masked : with_masks(choice)) requests.push_back(request(masked));
       choice.shape.block_keys = 64;

@@ -12,7 +12,7 @@ namespace bsk::sm90::attention_forward {
 
 // Whether the keys of a task are consecutive where there are no lists.
 template <class Config>
-constexpr bool kMayBeConsecutive = !Config::kMasksKeys && !Config::kChained && Config::kBlocks == 1;
+constexpr bool kMayBeConsecutive = !Config::kMasksKeys && Config::kBlocks == 1;
 
 // A tile of K or V, to a stage of the ring.
 template <class Config, class Record = tile::TileRecord<Config::kBlocks>>
@@ -30,15 +30,30 @@ __device__ __forceinline__ void copy_blocks(typename Config::SharedMemory& share
   }
 }
 
-// A tile of queries, all columns.
+// The rows of Q of `part` of the consumers (all, or one that goes at its own pace), all columns.
 template <class Config>
 __device__ __forceinline__ void load_q(typename Config::SharedMemory& shared, const Params& params,
-                                       const Coordinates& at) {
-  arch::barrier_arrive_and_expect(shared.q_ready, Config::kQBytes);
+                                       const Coordinates& at, int place, int part) {
+  constexpr int kRows = Config::kQTile / Config::kQParts;
+  arch::Barrier& ready = shared.q_ready[place][part];
+  arch::barrier_arrive_and_expect(ready, kRows * Config::kQKColumns * 2);
   for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
-    arch::load_tile(params.q, shared.q_ready, shared.q + column * Config::kQTile, column,
-                    at.first_row, at.q_head * params.q_head_step, at.batch * params.q_batch_step,
-                    arch::CacheHint::kEvictFirst);
+    arch::load_tile(
+        params.q, ready,
+        shared.q[place] + column * Config::kQTile + part * kRows * arch::kSwizzleElements, column,
+        first_row_of<Config>(at, part), at.q_head * params.q_head_step,
+        at.batch * params.q_batch_step, arch::CacheHint::kEvictFirst);
+  }
+}
+// The same, if the task has tiles of keys and they have rows; else word that there is nothing.
+template <class Config>
+__device__ __forceinline__ void give_q(typename Config::SharedMemory& shared, const Params& params,
+                                       const Coordinates& at, int place, int part, bool any) {
+  shared.task_has_tiles[place][part] = any;
+  if (any && has_rows<Config>(at, part)) {
+    load_q<Config>(shared, params, at, place, part);
+  } else {
+    arch::barrier_arrive(shared.q_ready[place][part]);
   }
 }
 
@@ -55,10 +70,46 @@ template <class Config>
 __device__ __forceinline__ tile::TileRecord<1> tile_from(const Params& params,
                                                          const Coordinates& at, int key, int end) {
   tile::TileRecord<1> record = {{{key, nullptr}}, 0};
-  record.flags = tile_flags<Config>(record, params.visibility, at.first_row);
+  record.flags = tile_flags<Config>(record, params.visibility, at);
   if (key + Config::kKvTile < end) record.flags |= tile::TileRecord<1>::kHasNext;
   return record;
 }
+
+// The tiles of consecutive keys that a task sees, in chains: those whose number is 0 modulo
+// `chains` (a power of two) come first, then those of 1, and so on.
+template <class Config>
+struct ChainWalk {
+  int begin, end, chains;  // in tiles
+  int chain = -1, tile = 1 << 29;
+
+  __device__ __forceinline__ ChainWalk(const Params& params, const Coordinates& at)
+      : chains(params.chains) {
+    const tile::KeyRange range =
+        tile::keys_of_any_row(params.visibility, at.first_row, at.last_row);
+    begin = range.begin / Config::kKvTile;
+    end = (range.end + Config::kKvTile - 1) / Config::kKvTile;
+  }
+  // To the next tile, or the first one.
+  __device__ __forceinline__ bool advance() {
+    tile += chains;
+    while (tile >= end && chain + 1 < chains) {
+      ++chain;
+      tile = begin + ((chain - begin) & (chains - 1));
+    }
+    return tile < end;
+  }
+  __device__ __forceinline__ int key() const { return tile * Config::kKvTile; }
+  __device__ __forceinline__ tile::TileRecord<1> record(const Params& params,
+                                                        const Coordinates& at) const {
+    using Record = tile::TileRecord<1>;
+    Record record = {{{key(), nullptr}}, 0};
+    record.flags = tile_flags<Config>(record, params.visibility, at);
+    ChainWalk next = *this;
+    if (next.advance()) record.flags |= Record::kHasNext;
+    if (next.chain != chain) record.flags |= Record::kChainEnds;
+    return record;
+  }
+};
 
 // Starts on the CTA's first task before the roles are dealt out, whose code is still to be fetched:
 // Q, and the first K into stage 0 of the ring. False, and nothing done, where that is left to the
@@ -72,15 +123,26 @@ __device__ __forceinline__ bool begin_first_task(typename Config::SharedMemory& 
     const int task = first_task<Config>(params.schedule);
     if (params.lists.full_counts != nullptr || task >= params.schedule.tasks) return false;
     const Coordinates at = coordinates_of<Config>(params, task);
-    const auto [key, end] = consecutive_keys<Config>(params, at);
-    if (key >= end) return false;
-    shared.task_has_tiles = true;
-    load_q<Config>(shared, params, at);
-    copy_blocks<Config>(shared, 0, params.k, {{{key, nullptr}}, 0}, Config::kQKColumns,
-                        at.kv_head * params.k_head_step, at.batch * params.k_batch_step);
-    // K's bytes may arrive before they are expected; the phase ends after this arrival.
-    shared.records[0] = tile_from<Config>(params, at, key, end);
-    arch::barrier_arrive_and_expect(shared.stage_ready[0], Config::kKBytes);
+    const auto begin = [&](int key, auto record) {
+      for (int part = 0; part < Config::kQParts; ++part) {
+        give_q<Config>(shared, params, at, 0, part, true);
+      }
+      copy_blocks<Config>(shared, 0, params.k, {{{key, nullptr}}, 0}, Config::kQKColumns,
+                          at.kv_head * params.k_head_step, at.batch * params.k_batch_step);
+      // K's bytes may arrive before they are expected; the phase ends after this arrival.
+      shared.records[0] = record();
+      arch::barrier_arrive_and_expect(shared.stage_ready[0], Config::kKBytes);
+    };
+    if constexpr (Config::kChained) {
+      ChainWalk<Config> walk(params, at);
+      if (!walk.advance()) return false;
+      begin(walk.key(), [&] { return walk.record(params, at); });
+    } else {
+      const auto [key, end] = consecutive_keys<Config>(params, at);
+      if (key >= end) return false;
+      const int first = key, last = end;
+      begin(first, [&] { return tile_from<Config>(params, at, first, last); });
+    }
     return true;
   }
 }
@@ -93,9 +155,9 @@ struct Producer {
   SharedMemory& shared;
   const Params& params;
   bool begun;  // what begin_first_task says
-  tile::RingPosition<Config::kStages> ring;
-  tile::RingPosition<Config::kMaskStages> mask_ring;
-  uint32_t q_parity = 1;  // the first wait finds Q's place free
+  tile::RingPosition<Config::kStages> ring = {};
+  tile::RingPosition<Config::kMaskStages> mask_ring = {};
+  tile::RingPosition<Config::kQPlaces> q_at = tile::first_free<Config::kQPlaces>();
 
   // Takes the next tile that the reader of a mask of keys has found.
   __device__ __forceinline__ void take(Record& record) {
@@ -125,10 +187,7 @@ struct Producer {
       }
       return;
     }
-    const int chain = walk.chain();
-    if (!walk.next(next)) return;
-    last.flags |= Record::kHasNext;
-    if (walk.chain() != chain) last.flags |= Record::kChainEnds;
+    if (walk.next(next)) last.flags |= Record::kHasNext;
   }
 
   __device__ __forceinline__ arch::Barrier& acquire_stage() {
@@ -153,31 +212,49 @@ struct Producer {
     ring.advance();
   }
 
-  // Q, when the task before has read its own; none where the task has no tile of keys.
+  // Q, when the task before in its place has read its own.
   __device__ __forceinline__ void hand_over_q(const Coordinates& at, bool any) {
-    arch::barrier_wait(shared.q_free, q_parity);
-    q_parity ^= 1;
-    shared.task_has_tiles = any;
-    if (any) {
-      load_q<Config>(shared, params, at);
-    } else {
-      arch::barrier_arrive(shared.q_ready);
+    for (int part = 0; part < Config::kQParts; ++part) {
+      arch::barrier_wait(shared.q_free[q_at.stage][part], q_at.parity);
+      give_q<Config>(shared, params, at, q_at.stage, part, any);
     }
+    q_at.advance();
+  }
+
+  // The first tile of K, and Q, unless that has begun; false where there is none.
+  template <class MakeRecord>
+  __device__ __forceinline__ bool load_first(const Coordinates& at, bool any, MakeRecord record) {
+    if (begun) {
+      begun = false;
+      ring.advance();
+      q_at.advance();
+      return true;
+    }
+    // K before Q: it may already arrive while the task before still reads its Q.
+    if (any) load_k(at, record());
+    hand_over_q(at, any);
+    return any;
+  }
+
+  __device__ __forceinline__ void load_chains(const Coordinates& at) {
+    ChainWalk<Config> walk(params, at);
+    const bool any = walk.advance();
+    if (!load_first(at, any, [&] { return walk.record(params, at); })) return;
+    int last = walk.key();
+    while (walk.advance()) {
+      load_k(at, walk.record(params, at));
+      load_v(at, {{{last, nullptr}}, 0});
+      last = walk.key();
+    }
+    load_v(at, {{{last, nullptr}}, 0});
   }
 
   __device__ __forceinline__ void load_consecutive(const Coordinates& at) {
     auto [key, end] = consecutive_keys<Config>(params, at);
-    if (begun) {
-      begun = false;
-      ring.advance();
-      q_parity ^= 1;
-    } else {
-      const bool any = key < end;
-      // K before Q: it may already arrive while the task before still reads its Q.
-      if (any) load_k(at, tile_from<Config>(params, at, key, end));
-      hand_over_q(at, any);
-      if (!any) return;
-    }
+    const auto first = [&, key = key, end = end] {
+      return tile_from<Config>(params, at, key, end);
+    };
+    if (!load_first(at, key < end, first)) return;
     for (; key + Config::kKvTile < end; key += Config::kKvTile) {
       load_k(at, tile_from<Config>(params, at, key + Config::kKvTile, end));
       load_v(at, {{{key, nullptr}}, 0});
@@ -206,10 +283,16 @@ struct Producer {
   }
 
   __device__ __forceinline__ void load(const Coordinates& at) {
-    if constexpr (kMayBeConsecutive<Config>) {
-      if (params.lists.full_counts == nullptr) return load_consecutive(at);
+    if constexpr (Config::kChained) {
+      load_chains(at);
+    } else if constexpr (Config::kSharesRows) {
+      load_consecutive(at);
+    } else {
+      if constexpr (kMayBeConsecutive<Config>) {
+        if (params.lists.full_counts == nullptr) return load_consecutive(at);
+      }
+      load_walked(at);
     }
-    load_walked(at);
   }
 
   __device__ __forceinline__ void run() {

@@ -25,6 +25,14 @@ inline void load_matrices(const void* row, uint32_t (&pairs)[4]) {
     std::memcpy(&pairs[i], reinterpret_cast<const uint8_t*>(source) + lane % 4 * 4, 4);
   }
 }
+inline void store_matrices(void* row, const uint32_t (&pairs)[4]) {
+  const int lane = thread_index() % kWarpThreads;
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t to = reinterpret_cast<uint64_t>(row);
+    const uint64_t target = emulation::machine().exchange(to, 8 * i + lane / 4);
+    std::memcpy(reinterpret_cast<uint8_t*>(target) + lane % 4 * 4, &pairs[i], 4);
+  }
+}
 inline uint32_t in_register(uint32_t value) { return value; }
 inline void copy_16_bytes(uint32_t destination, const void* source) {
   emulation::machine().copy_16_bytes(destination, source);
