@@ -12,7 +12,7 @@ constexpr int kKeys = 128;  // of a tile
 // By how many consumers are at the tile, as measured; three gain where keys are many.
 double time_of_tile(const AttentionProblem& problem, int64_t consumers) {
   constexpr int64_t kMany = 2048;
-  return consumers == 1 ? 1.75 : consumers == 2 ? 2.25 : problem.kv_len() <= kMany ? 2.8 : 2.65;
+  return consumers == 1 ? 1.75 : consumers == 2 ? 2.75 : problem.kv_len() <= kMany ? 2.7 : 2.6;
 }
 // Of two that have a CTA of their own, take turns and issue QK ahead.
 constexpr double kTimeOfPair = 2.0;
