@@ -12,12 +12,15 @@ constexpr int kKeys = 128;  // of a tile
 // By how many consumers are at the tile, as measured; three gain where keys are many.
 double time_of_tile(const AttentionProblem& problem, int64_t consumers) {
   constexpr int64_t kMany = 2048;
-  return consumers == 1 ? 1.75 : consumers == 2 ? 2.75 : problem.kv_len() <= kMany ? 2.7 : 2.6;
+  return consumers == 1 ? 1.75 : consumers == 2 ? 2.5 : problem.kv_len() <= kMany ? 2.8 : 2.65;
 }
 // Of two that have a CTA of their own, take turns and issue QK ahead.
 constexpr double kTimeOfPair = 2.0;
 // Between a CTA's tasks.
 constexpr double kSeam = 1.0;
+// Tiles of a task that a consumer without rows in the one before begins with earlier: the ring
+// holds no more.
+constexpr int64_t kAhead = 4;
 // What tasks of different lengths lose by not evening out.
 constexpr double kUneven = 1.05;
 
@@ -80,11 +83,14 @@ double time_of_shares(const AttentionProblem& problem, int multiprocessors) {
   const int64_t end_of_front = std::min(shares.ctas * front, all);
   const auto time_of_piece = [&](int64_t first, int64_t end) {
     double time = 0.0;
+    int64_t behind = 0;  // tiles of a task in which some consumer has no rows
     while (first < end) {
       const int64_t in_head = first % of_head;
       const int64_t count = std::min({int64_t{3}, of_head - in_head, end - first});
       const int64_t keys = key_tiles(problem, visibility, 64 * in_head, 64 * (in_head + count));
       time += time_of_tile(problem, count) * static_cast<double>(keys) + kSeam;
+      time -= time_of_tile(problem, 1) * static_cast<double>(std::min({kAhead, behind, keys}));
+      behind = count < 3 ? keys : 0;
       first += count;
     }
     return time;
