@@ -131,7 +131,7 @@ constexpr bool mixes_dealing(const Shape& shape, bool takes_turns) {
 // change to a kernel moves its loop.
 constexpr int loop_padding(arch::Element element, const Shape& shape) {
   const bool bf16 = element == arch::Element::kBFloat16;
-  if (shape.v_head_dim == 64 && shape.consumers == 2) return 4;
+  if (shape.v_head_dim == 64 && shape.consumers == 2) return 5;
   if (shape.v_head_dim == 128 && shape.consumers == 2) return bf16 ? 3 : 5;
   return 0;
 }

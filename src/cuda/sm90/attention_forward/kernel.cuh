@@ -276,6 +276,16 @@ struct Consumer {
     return ((kOneKeyDoes ? seen : whole) >> warpgroup & 1) != 0;
   }
 
+  // The maxima that stay, of the first tile.
+  __device__ __forceinline__ void take_first_maxima(float (&s)[kScores], tile::SoftmaxRows& rows,
+                                                    const Progress& progress,
+                                                    const Coordinates& at) {
+    arch::mma_fence_registers(s);
+    if constexpr (Config::kMasksKeys) hide_keys(s, progress.flags);
+    remove_pairs(s, progress.flags, progress.k_stage, at);
+    tile::take_maxima<kScores / 4>(s, params.scale_log2, rows);
+  }
+
   // One tile of queries against all its keys. Leaves O and the rows; sums are not finished. Tells
   // what the maxima did.
   __device__ __forceinline__ Maxima compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
@@ -286,10 +296,7 @@ struct Consumer {
     const Maxima maxima =
         bold && first_maxima_may_do(progress.flags) ? Maxima::kStay : Maxima::kFollow;
     if (Config::kBold && maxima == Maxima::kStay) {
-      arch::mma_fence_registers(s);
-      if constexpr (Config::kMasksKeys) hide_keys(s, progress.flags);
-      remove_pairs(s, progress.flags, progress.k_stage, at);
-      tile::take_maxima<kScores / 4>(s, params.scale_log2, rows);
+      take_first_maxima(s, rows, progress, at);
       while (this->template step<Maxima::kStay>(s, p, o, rows, progress, at)) {
       }
     } else {
@@ -381,16 +388,15 @@ struct Consumer {
     float s[2][kScores];
     uint32_t p[kScores / 2];
     Progress progress = start(s[0]);
-    const Maxima later =
+    const Maxima maxima =
         bold && first_maxima_may_do(progress.flags) ? Maxima::kStay : Maxima::kFollow;
-    Maxima maxima = Maxima::kFollow;  // in the first tile
+    if (Config::kBold && maxima == Maxima::kStay) take_first_maxima(s[0], rows, progress, at);
     for (;;) {
       if (!(progress.flags & Record::kHasNext)) {
         this->template step_ahead<false>(s[0], s[1], p, o, rows, progress, maxima, at);
         break;
       }
       this->template step_ahead<true>(s[0], s[1], p, o, rows, progress, maxima, at);
-      maxima = later;
       if (!(progress.flags & Record::kHasNext)) {
         this->template step_ahead<false>(s[1], s[0], p, o, rows, progress, maxima, at);
         break;
