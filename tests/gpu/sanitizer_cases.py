@@ -49,6 +49,10 @@ def cases() -> Iterator[tuple[str, list[torch.Tensor], dict[str, Any]]]:
     yield "one key", tensors(70, 1), {}
     yield "no keys", tensors(70, 0), {}
     yield "five tiles", tensors(70, 600), {"is_causal": "lower_right"}
+    # More rows than one wave has room for: chains, and rows shared out over the ends of heads.
+    many = [t.repeat(48, 1, 1, 1) for t in tensors(70, 300)]
+    yield "chains", many, {"is_causal": True}
+    yield "shared rows", [t.repeat(6, 1, 1, 1) for t in tensors(970, 600)], {}
     yield "few queries, many keys", tensors(3, 1500), {}
     yield "d128, short", tensors(70, 100, 128), {}
     yield "d96 v40", tensors(70, 150, 96, 40), {}
