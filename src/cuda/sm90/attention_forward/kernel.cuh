@@ -388,15 +388,19 @@ struct Consumer {
     float s[2][kScores];
     uint32_t p[kScores / 2];
     Progress progress = start(s[0]);
-    const Maxima maxima =
+    const Maxima later =
         bold && first_maxima_may_do(progress.flags) ? Maxima::kStay : Maxima::kFollow;
-    if (Config::kBold && maxima == Maxima::kStay) take_first_maxima(s[0], rows, progress, at);
+    // Tiles of several blocks have no registers for that: the first one's maxima follow it.
+    constexpr bool kTakesFirst = Config::kBold && Config::kBlocks == 1;
+    if (kTakesFirst && later == Maxima::kStay) take_first_maxima(s[0], rows, progress, at);
+    Maxima maxima = kTakesFirst ? later : Maxima::kFollow;
     for (;;) {
       if (!(progress.flags & Record::kHasNext)) {
         this->template step_ahead<false>(s[0], s[1], p, o, rows, progress, maxima, at);
         break;
       }
       this->template step_ahead<true>(s[0], s[1], p, o, rows, progress, maxima, at);
+      maxima = later;
       if (!(progress.flags & Record::kHasNext)) {
         this->template step_ahead<false>(s[1], s[0], p, o, rows, progress, maxima, at);
         break;
