@@ -324,6 +324,8 @@ struct Consumer {
                                                  bool bold, const Coordinates& at) {
     float s[kScores];
     uint32_t p[kScores / 2];
+    static_assert(Config::kShape.outgoing_bytes() ==
+                  4 * arch::kWarpThreads * EarlierChain::kFloats);
     EarlierChain earlier{reinterpret_cast<float*>(outgoing())};
     Progress progress = start(s);
     bool again = false, more, one;  // tile in the chain

@@ -33,14 +33,18 @@ bool lengths_differ(const AttentionProblem& problem) {
          (problem.block_mask.present && problem.block_mask.block_q == 64);
 }
 
+// Of K and V.
+int64_t kv_head_bytes(const AttentionProblem& problem) {
+  return 2 * problem.kv_len() * (problem.head_dim() + problem.v_head_dim());
+}
+
 // Whether tiles of 64 rows may be shared out evenly, to CTAs whose three consumers each take every
 // third: where keys are few. Then each CTA is at another head, and finds its K and V in L2 all the
 // same.
 bool may_share_rows(const AttentionProblem& problem, const ConfigChoice& choice,
                     int multiprocessors) {
   const int64_t kv_heads = problem.batch() * problem.kv_heads();
-  const int64_t kv_head_bytes = 2 * problem.kv_len() * (problem.head_dim() + problem.v_head_dim());
-  const int64_t bytes = std::min<int64_t>(kv_heads, multiprocessors) * kv_head_bytes;
+  const int64_t bytes = std::min<int64_t>(kv_heads, multiprocessors) * kv_head_bytes(problem);
   return choice.mask == tile::MaskType::kNone && !choice.transform && !lengths_differ(problem) &&
          bytes <= kL2Bytes;
 }
@@ -297,10 +301,8 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   schedule.longest_first = problem.causal != Causal::kNone;
   int64_t group = 1;
   if (schedule.longest_first) {
-    const int64_t kv_head_bytes =
-        2 * problem.kv_len() * (problem.head_dim() + problem.v_head_dim());
     const int64_t kv_heads =
-        std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes, 1));
+        std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes(problem), 1));
     group = std::min<int64_t>(schedule.heads, kv_heads * params.q_heads_per_kv_head.value);
   }
   const int64_t rest = schedule.heads % group, first = rest > 0 ? rest : group;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "bsk/attention.h"
-#include "src/cuda/tile/params.h"
 
 namespace bsk::sm90::attention_forward {
 
