@@ -17,6 +17,29 @@ __device__ __forceinline__ void barrier_arrive(Barrier& barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier))
                : "memory");
 }
+// The same where `arrives`, without a branch.
+__device__ __forceinline__ void barrier_arrive_if(Barrier& barrier, bool arrives) {
+  asm volatile(
+      "{\n"
+      ".reg .pred arrives;\n"
+      "setp.ne.b32 arrives, %1, 0;\n"
+      "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+      "}" ::"r"(shared_address(&barrier)),
+      "r"(static_cast<int>(arrives))
+      : "memory");
+}
+// And when x is computed: as order_after (numerics.cuh), on a shorter way.
+__device__ __forceinline__ void barrier_arrive_after(Barrier& barrier, bool arrives, float x) {
+  asm volatile(
+      "{\n"
+      ".reg .pred arrives, after;\n"
+      "setp.ne.b32 arrives, %1, 0;\n"
+      "setp.ne.and.b32 after, %2, 0x7fedcba9, arrives;\n"
+      "@after mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+      "}" ::"r"(shared_address(&barrier)),
+      "r"(static_cast<int>(arrives)), "r"(__float_as_uint(x))
+      : "memory");
+}
 __device__ __forceinline__ void barrier_arrive_and_expect(Barrier& barrier, uint32_t bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)),
@@ -44,12 +67,58 @@ __device__ __forceinline__ void barrier_wait(Barrier& barrier, uint32_t parity) 
       : "memory");
 }
 
+// PTX ISA 9.7.13.15: mbarrier.test_wait.parity: whether barrier_wait would go on at once.
+__device__ __forceinline__ bool barrier_test(Barrier& barrier, uint32_t parity) {
+  int completed;
+  asm volatile(
+      "{\n"
+      ".reg .pred completed;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 completed, [%1], %2;\n"
+      "selp.b32 %0, 1, 0, completed;\n"
+      "}"
+      : "=r"(completed)
+      : "r"(shared_address(&barrier)), "r"(parity)
+      : "memory");
+  return completed != 0;
+}
+// barrier_wait, unless the test has told already. Asking takes some 50 clocks even if the answer is
+// there; the test's go by behind other work.
+__device__ __forceinline__ void barrier_wait_unless(bool completed, Barrier& barrier,
+                                                    uint32_t parity) {
+  constexpr uint32_t kSleepNs = 10'000'000;
+  asm volatile(
+      "{\n"
+      ".reg .pred completed;\n"
+      "setp.ne.b32 completed, %3, 0;\n"
+      "@completed bra done;\n"
+      "ask:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 completed, [%0], %1, %2;\n"
+      "@!completed bra ask;\n"
+      "done:\n"
+      "}" ::"r"(shared_address(&barrier)),
+      "r"(parity), "r"(kSleepNs), "r"(static_cast<int>(completed))
+      : "memory");
+}
+
 // PTX ISA 9.7.13: bar.sync / bar.arrive on one of the 16 barriers of the CTA; 0 is sync_block's.
+// Two with different kPlace are not merged into one behind the branches that they are in.
+template <int kPlace = 0>
 __device__ __forceinline__ void named_barrier_sync(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+  asm volatile("// %2\n\tbar.sync %0, %1;" ::"r"(id), "r"(threads), "n"(kPlace) : "memory");
 }
 __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+// When x is computed.
+__device__ __forceinline__ void named_barrier_arrive_after(int id, int threads, float x) {
+  asm volatile(
+      "{\n"
+      ".reg .pred after;\n"
+      "setp.ne.b32 after, %2, 0x7fedcba9;\n"
+      "@after bar.arrive %0, %1;\n"
+      "}" ::"r"(id),
+      "r"(threads), "r"(__float_as_uint(x))
+      : "memory");
 }
 
 }  // namespace bsk::arch

@@ -26,11 +26,6 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// ld.shared, kept in its place among barriers and other volatile accesses.
-__device__ __forceinline__ float load_shared_in_order(const float& place) {
-  return const_cast<const volatile float&>(place);
-}
-
 // PTX ISA 9.7.15.5.15: ldmatrix.x4. Lane l names 16 bytes of shared memory: row l % 8 of matrix l /
 // 8 of 16-bit elements. It gets elements 2 (l % 4) and the next of row l / 4 of each matrix.
 __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&pairs)[4]) {

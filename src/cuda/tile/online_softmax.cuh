@@ -140,32 +140,40 @@ __device__ __forceinline__ bool maxima_sufficed(const SoftmaxRows& rows) {
          rows.maximum[1] != kInfinity;
 }
 
-// Turns scores into weights in place and adds them to the rows' sums. `near_end(x, scale_log2)` is
-// called when three quarters are done, on which x depends; it returns scale_log2 for the rest.
-template <int kGroups, class NearEnd>
-__device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float scale_log2,
-                                             SoftmaxRows& rows, NearEnd near_end) {
-  float sums[2 * kRowsPerThread] = {};
+// Sums of weights over a tile, or a part of it, by element of a group.
+struct TileSums {
+  float of[2 * kRowsPerThread] = {};
+
+  // Depends on all that was added.
+  __device__ __forceinline__ float all() const { return (of[0] + of[1]) + (of[2] + of[3]); }
+  __device__ __forceinline__ void add_to(SoftmaxRows& rows) const {
 #pragma unroll
-  for (int j = 0; j < kGroups; ++j) {
+    for (int r = 0; r < kRowsPerThread; ++r) rows.sum[r] += of[2 * r] + of[2 * r + 1];
+  }
+};
+
+// Turns the scores of column groups [kBegin, kEnd) into weights in place, and adds them to `sums`.
+template <int kBegin, int kEnd, int kGroups>
+__device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float scale_log2,
+                                             const SoftmaxRows& rows, TileSums& sums) {
+#pragma unroll
+  for (int j = kBegin; j < kEnd; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float& score = scores[4 * j + i];
       score = arch::exp2_approx(arch::fused_multiply_add(score, scale_log2, -rows.maximum[i / 2]));
-      sums[i] += score;
-    }
-    if (j == kGroups * 3 / 4 - 1) {
-      scale_log2 = near_end((sums[0] + sums[1]) + (sums[2] + sums[3]), scale_log2);
+      sums.of[i] += score;
     }
   }
-#pragma unroll
-  for (int r = 0; r < kRowsPerThread; ++r) rows.sum[r] += sums[2 * r] + sums[2 * r + 1];
 }
 
+// The same of a whole tile, to the rows' sums.
 template <int kGroups>
 __device__ __forceinline__ void exponentiate(float (&scores)[4 * kGroups], float scale_log2,
                                              SoftmaxRows& rows) {
-  exponentiate<kGroups>(scores, scale_log2, rows, [](float, float scale) { return scale; });
+  TileSums sums;
+  exponentiate<0, kGroups, kGroups>(scores, scale_log2, rows, sums);
+  sums.add_to(rows);
 }
 
 // What a row's biased scores are less by when they come: its maximum, or 0 while nothing was seen.
@@ -214,17 +222,14 @@ __device__ __forceinline__ bool follow_maxima(float (&scores)[4 * kGroups], Soft
 }
 
 // exponentiate for such scores.
-template <int kGroups>
+template <int kBegin, int kEnd, int kGroups>
 __device__ __forceinline__ void exponentiate_followed(float (&scores)[4 * kGroups],
-                                                      SoftmaxRows& rows) {
-  float sums[2 * kRowsPerThread] = {};
+                                                      TileSums& sums) {
 #pragma unroll
-  for (int i = 0; i < 4 * kGroups; ++i) {
+  for (int i = 4 * kBegin; i < 4 * kEnd; ++i) {
     scores[i] = arch::exp2_approx(scores[i]);
-    sums[i % 4] += scores[i];
+    sums.of[i % 4] += scores[i];
   }
-#pragma unroll
-  for (int r = 0; r < kRowsPerThread; ++r) rows.sum[r] += sums[2 * r] + sums[2 * r + 1];
 }
 
 // Multiplies O's rows by `correction`.

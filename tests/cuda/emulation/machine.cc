@@ -269,4 +269,8 @@ void Machine::barrier_wait(uint64_t* barrier, uint32_t parity) {
              "the barrier in shared memory at", static_cast<int>(shared_address(barrier)));
 }
 
+bool Machine::barrier_test(uint64_t* barrier, uint32_t parity) {
+  return (state_of(barrier).phase & 1) != (parity & 1);
+}
+
 }  // namespace bsk::emulation

@@ -155,6 +155,7 @@ class Machine {
   void barrier_init(uint64_t* barrier, int arrivals);
   void barrier_arrive(uint64_t* barrier, int64_t expected_bytes);
   void barrier_wait(uint64_t* barrier, uint32_t parity);
+  bool barrier_test(uint64_t* barrier, uint32_t parity);
   void load_tile(const Copy& copy);
   void copy_16_bytes(uint32_t destination, const void* source);
   void arrive_after_copies(uint64_t* barrier);  // of 16 bytes, as wait_for_copies

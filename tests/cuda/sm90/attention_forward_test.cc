@@ -58,8 +58,8 @@ std::vector<Coordinates> tasks_of(const AttentionProblem& problem, int multiproc
   return found;
 }
 using D128 = Config<arch::Element::kBFloat16, 128, 128, 2, 128, 128>;
-using D64 = Config<arch::Element::kBFloat16, 64, 64, 3, 128, 128, false, tile::MaskType::kNone,
-                   false, true>;
+using D64 =
+    Config<arch::Element::kBFloat16, 64, 64, 3, 128, 128, false, tile::MaskType::kNone, true>;
 
 TEST(Schedule, ComputesEveryTaskOnce) {
   for (const int64_t q_len : {100, 2048, 5000}) {

@@ -86,6 +86,11 @@ TEST_P(MachineCode, HasNoSpillsAndUsesTheTensorCores) {
   EXPECT_EQ(code.find("HGMMA") != std::string::npos, multiplies(GetParam()));
   EXPECT_EQ(code.find(" LDL"), std::string::npos);
   EXPECT_EQ(code.find(" STL"), std::string::npos);
+  // Where ptxas does not see that the lanes agree it keeps descriptors and barriers' addresses out
+  // of the uniform registers, which costs a tenth of the time.
+  if (GetParam().name == "sm90_attention_forward_d64_fp16_q128k128") {
+    EXPECT_EQ(code.find("WARPSYNC"), std::string::npos);
+  }
 }
 
 // All builders of block masks, all documented fp16 configurations and one of bf16, whose code

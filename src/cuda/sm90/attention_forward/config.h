@@ -119,10 +119,20 @@ constexpr RegisterBudget registers_for(const Shape& shape) {
   return shape.ctas_per_multiprocessor() == 2 ? RegisterBudget{40, 216} : RegisterBudget{255, 255};
 }
 
+// Whether a thread of two consumers has room for the scores of two tiles (a bool mask takes some,
+// and so does an unaligned one): QK is then issued one tile further ahead, and the two take turns
+// at the exponential unit.
+constexpr bool scores_ahead(const Shape& shape) {
+  return shape.consumers == 2 && shape.mask_bytes != 1 &&
+         shape.kv_tile + shape.kv_tile / 4 + shape.v_head_dim / 2 +
+                 (shape.mask_unaligned ? 48 : 40) <=
+             registers_for(shape).consumer;
+}
+
 // Whether some CTAs may be persistent while others have one task (tile/scheduler.cuh). The loop of
-// two consumers at D64 without turns loses 5% by the registers that it takes.
-constexpr bool mixes_dealing(const Shape& shape, bool takes_turns) {
-  return shape.v_head_dim > 64 || shape.consumers != 2 || takes_turns;
+// two consumers at D64 whose QK is not ahead loses 5% by the registers that it takes.
+constexpr bool mixes_dealing(const Shape& shape) {
+  return shape.v_head_dim > 64 || shape.consumers != 2 || scores_ahead(shape);
 }
 
 // Instructions that do nothing in front of a consumer's loop. By where its branches lie in the
@@ -131,7 +141,6 @@ constexpr bool mixes_dealing(const Shape& shape, bool takes_turns) {
 // change to a kernel moves its loop.
 constexpr int loop_padding(arch::Element element, const Shape& shape) {
   const bool bf16 = element == arch::Element::kBFloat16;
-  if (shape.v_head_dim == 64 && shape.consumers == 2) return 5;
   if (shape.v_head_dim == 128 && shape.consumers == 2) return bf16 ? 3 : 5;
   return 0;
 }
@@ -152,14 +161,12 @@ struct Outgoing {
 template <int kWarps>
 struct Outgoing<kWarps, 0> {};
 
-// kTakesTurns: one warpgroup at a time exponentiates, which pays where two share a multiprocessor.
 // kTransform: scores are scaled (and soft-capped) one by one, which an additive attn_mask needs,
 // and a scale that is no factor (scale_is_a_factor).
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
-          tile::MaskType kMaskValue = tile::MaskType::kNone, bool kTakesTurnsValue = false,
-          bool kSharesRowsValue = false, bool kChainedValue = false,
-          bool kMaskUnalignedValue = false>
+          tile::MaskType kMaskValue = tile::MaskType::kNone, bool kSharesRowsValue = false,
+          bool kChainedValue = false, bool kMaskUnalignedValue = false>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -171,7 +178,6 @@ struct Config {
   static constexpr int kBlockKeys = kBlockKeysValue;
   static constexpr bool kTransform = kTransformValue;
   static constexpr tile::MaskType kMask = kMaskValue;
-  static constexpr bool kTakesTurns = kTakesTurnsValue;
   static constexpr bool kSharesRows = kSharesRowsValue;
   static constexpr bool kChained = kChainedValue;
   static constexpr bool kMaskUnaligned = kMaskUnalignedValue;
@@ -190,23 +196,19 @@ struct Config {
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
 
-  // Whether a thread has room for the scores of two tiles (a bool mask takes some, and so does an
-  // unaligned one): QK is then issued one tile further ahead.
-  static constexpr bool kScoresAhead =
-      kConsumers == 2 && !kChained && kMask != tile::MaskType::kBool &&
-      kKvTile + kKvTile / 4 + kVHeadDim / 2 + (kMaskUnaligned ? 48 : 40) <= kRegisters.consumer;
+  static constexpr bool kScoresAhead = scores_ahead(kShape);
+  static constexpr bool kTakesTurns = kScoresAhead;
 
   // Whether maxima may stay what they are (kernel.cuh, Maxima). Scores with a bias may well grow
   // from tile to tile, a row may see nothing of a first tile under a mask, and chains are short.
   static constexpr bool kBold = !kTransform && !kMaskTiles;
 
   static constexpr int kBlocks = kShape.blocks();
-  static constexpr int kLoopPadding =
-      kTransform || kTakesTurns || kMask != tile::MaskType::kNone || kBlocks > 1
-          ? 0
-          : loop_padding(kElement, kShape);
+  static constexpr int kLoopPadding = kTransform || kMask != tile::MaskType::kNone || kBlocks > 1
+                                          ? 0
+                                          : loop_padding(kElement, kShape);
 
-  static constexpr bool kMixesDealing = mixes_dealing(kShape, kTakesTurns);
+  static constexpr bool kMixesDealing = mixes_dealing(kShape);
 
   static constexpr int kQTile = kShape.q_tile();
   static constexpr int kQKColumns = kShape.qk_columns();
@@ -225,12 +227,11 @@ struct Config {
 
   static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256 && kVHeadDim <= 256);
   static_assert(kKvTile % 16 == 0 && kKvTile % kBlockKeys == 0 && kBlockKeys % 16 == 0);
-  static_assert(!kTakesTurns || kConsumers > 1, "a turn is passed to another warpgroup");
   static_assert(!kAdditive || kTransform, "attn_mask adds to scaled scores");
   static_assert(!kMaskUnaligned || kMaskTiles);
   static_assert(!kChained || kSharesRows);
   static_assert(!kSharesRows || (kOwnPace && !kMasksKeys));
-  static_assert(!kOwnPace || (kQKColumns == 64 && !kMaskTiles && !kTakesTurns));
+  static_assert(!kOwnPace || (kQKColumns == 64 && !kMaskTiles));
   static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
   static_assert(kRegisters.producer == 255 ||
                     kRegisters.producer + kConsumers * kRegisters.consumer <=
@@ -253,7 +254,6 @@ struct Config {
     alignas(8) uint8_t mask_walk[kMaskUnaligned ? 160 : 1];
     int32_t task_has_tiles[kQPlaces][kQParts];
     uint32_t rounds_again;  // bit r % 32: a task of round r must be computed again, carefully
-    float scale_log2;       // of the scores when they enter the softmax
     arch::Barrier q_ready[kQPlaces][kQParts], q_free[kQPlaces][kQParts], all_tasks_done;
     arch::Barrier stage_ready[kStages], stage_free[kStages];
     arch::Barrier mask_ready[kMaskStages + 1][kMaskParts], mask_free[kMaskStages + 1][kMaskParts];

@@ -50,16 +50,10 @@ bool may_share_rows(const AttentionProblem& problem, const ConfigChoice& choice,
 }
 
 // The configuration with so many consumers, for keys in so many chains.
-ConfigChoice completed(const AttentionProblem& problem, ConfigChoice choice, int consumers,
-                       bool shares_rows, int chains) {
+ConfigChoice completed(ConfigChoice choice, int consumers, bool shares_rows, int chains) {
   choice.shape.consumers = consumers;
   choice.shape.shares_rows = shares_rows;
   choice.shape.chained = chains > 1;
-  // Measured (docs/lab_notes): 8 to 12% faster with two consumers on dense problems, slower with
-  // three and with a block mask's lists.
-  choice.takes_turns = !problem.block_mask.present && consumers == 2 && !choice.transform &&
-                       choice.shape.mask_bytes == 0 &&
-                       std::max(choice.shape.head_dim, choice.shape.v_head_dim) <= 64;
   return choice;
 }
 
@@ -122,7 +116,6 @@ std::string ConfigChoice::type_name() const {
   }
   text += transform ? ", true" : ", false";
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
-  text += takes_turns ? ", true" : ", false";
   text += shape.shares_rows ? ", true" : ", false";
   text += shape.chained ? ", true" : ", false";
   if (shape.mask_unaligned) text += ", true";
@@ -138,7 +131,6 @@ std::string ConfigChoice::name() const {
           std::to_string(shape.kv_tile);
   if (shape.block_keys != shape.kv_tile)
     text.append("_block").append(std::to_string(shape.block_keys));
-  if (takes_turns) text += "_turns";
   if (shape.chained) {
     text += "_chained";
   } else if (shape.shares_rows) {
@@ -216,7 +208,7 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
       shares_rows = false;
     }
   }
-  return completed(problem, choice, consumers, shares_rows, chains);
+  return completed(choice, consumers, shares_rows, chains);
 }
 
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -238,8 +230,7 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
     // Persistent CTAs take about half of the tasks, in an even number of rounds; the others suffice
     // to even out what those got. Where two CTAs share a multiprocessor, one computes while the
     // other begins.
-    const bool mixes = choice.shape.ctas_per_multiprocessor() == 1 &&
-                       mixes_dealing(choice.shape, choice.takes_turns);
+    const bool mixes = choice.shape.ctas_per_multiprocessor() == 1 && mixes_dealing(choice.shape);
     const int64_t rounds = mixes ? (tasks + 2 * together) / (4 * together) * 2 : 0;
     plan.dealt = rounds > 0 ? tasks - rounds * together : 0;
     plan.tasks = rounds > 0 ? together + plan.dealt : tasks;  // a CTA for each: one round of all
@@ -333,7 +324,7 @@ std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
   if (plan.tasks == 0) return nullptr;
   // The plan's tile size tells which of the configurations for this problem it chose.
   const ConfigChoice choice =
-      completed(problem, base_config(problem), plan.q_tile / 64, plan.row_tiles > 0, plan.splits);
+      completed(base_config(problem), plan.q_tile / 64, plan.row_tiles > 0, plan.splits);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
   shape.threads = static_cast<uint32_t>(plan.threads);
@@ -358,10 +349,8 @@ std::vector<ConfigChoice> with_masks(const ConfigChoice& plain) {
   std::vector<ConfigChoice> choices;
   ConfigChoice choice = plain;
   choice.mask = tile::MaskType::kKeys;
-  choice.takes_turns = choice.shape.head_dim <= 64;
   choices.push_back(choice);
-  if (choice.takes_turns) {
-    choice.takes_turns = false;
+  if (choice.shape.head_dim <= 64) {
     choice.shape.consumers = 3;
     choices.push_back(choice);
   }
@@ -392,10 +381,7 @@ std::vector<cuda::KernelRequest> documented_requests() {
       requests.push_back(request(choice));
       choice.shape.consumers = 2;
       if (columns == 64) {
-        requests.push_back(request(choice));  // block masks
-        choice.takes_turns = true;
         requests.push_back(request(choice));
-        choice.takes_turns = false;
         ConfigChoice shared = choice;
         shared.shape.consumers = 3;
         shared.shape.shares_rows = true;

@@ -20,7 +20,6 @@ struct ConfigChoice {
   Shape shape;
   bool transform = false;
   tile::MaskType mask = tile::MaskType::kNone;
-  bool takes_turns = false;
 
   std::string type_name() const;  // the C++ type
   std::string name() const;  // of kernel, test id and bench row: "sm90_attention_forward_d64_fp16"

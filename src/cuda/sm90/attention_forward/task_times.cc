@@ -15,7 +15,7 @@ double time_of_tile(const AttentionProblem& problem, int64_t consumers) {
   return consumers == 1 ? 1.75 : consumers == 2 ? 2.5 : problem.kv_len() <= kMany ? 2.8 : 2.65;
 }
 // Of two that have a CTA of their own, take turns and issue QK ahead.
-constexpr double kTimeOfPair = 2.0;
+constexpr double kTimeOfPair = 1.9;
 // Between a CTA's tasks.
 constexpr double kSeam = 1.0;
 // Tiles of a task that a consumer without rows in the one before begins with earlier: the ring

@@ -16,7 +16,6 @@ inline void* shared_memory() { return emulation::machine().shared(); }
 inline uint32_t shared_address(const void* pointer) {
   return emulation::machine().shared_address(pointer);
 }
-inline float load_shared_in_order(const float& place) { return place; }
 inline void load_matrices(const void* row, uint32_t (&pairs)[4]) {
   const int lane = thread_index() % kWarpThreads;
   for (int i = 0; i < 4; ++i) {
