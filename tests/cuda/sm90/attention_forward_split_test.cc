@@ -41,7 +41,8 @@ AttentionPlan run(const Case& c, const test::Tensors& tensors, emulation::Timing
   return plan;
 }
 
-// Emulated multiprocessors decide the splits: two CTAs on each (one above head_dim 128).
+// Emulated multiprocessors decide the splits: one CTA on each if that occupies them, else two (one
+// above head_dim 128).
 std::vector<Case> cases() {
   return {
       {.name = "decode_d64", .q_heads = 2, .kv_heads = 2, .q_len = 1, .kv_len = 1000},
@@ -57,9 +58,10 @@ std::vector<Case> cases() {
        .q_len = 3,
        .kv_len = 2100,
        .head_dim = 128,
-       .v_head_dim = 128},
-      {.name = "eight_splits", .q_heads = 2, .q_len = 7, .kv_len = 1500, .multiprocessors = 4},
-      {.name = "sixteen_splits", .q_heads = 4, .q_len = 2, .kv_len = 2050, .multiprocessors = 8},
+       .v_head_dim = 128,
+       .multiprocessors = 4},
+      {.name = "eight_splits", .q_heads = 2, .q_len = 7, .kv_len = 1500, .multiprocessors = 8},
+      {.name = "sixteen_splits", .q_heads = 4, .q_len = 2, .kv_len = 2050, .multiprocessors = 16},
       {.name = "one_split",
        .q_heads = 3,
        .kv_heads = 3,
@@ -279,7 +281,8 @@ TEST(SplitPlan, FillsTheGpuWithOneBatchEntryWhateverTheBatch) {
   EXPECT_EQ(splits(decode(1, 32, 8, 1, 8192, 128)), 16);
   EXPECT_EQ(splits(decode(64, 32, 8, 1, 8192, 128)), 16);
   EXPECT_EQ(splits(decode(1, 32, 8, 1, 1024, 128)), 8);
-  EXPECT_EQ(splits(decode(1, 32, 32, 1, 8192, 128)), 8);
+  EXPECT_EQ(splits(decode(1, 32, 32, 1, 8192, 128)), 4);  // one a multiprocessor
+  EXPECT_EQ(splits(decode(1, 24, 24, 1, 8192, 128)), 8);  // would leave a quarter of them idle
   EXPECT_EQ(splits(decode(1, 40, 40, 1, 8192, 128)), 4);
   EXPECT_EQ(splits(decode(1, 300, 300, 1, 8192, 128)), 1);
   EXPECT_EQ(splits(decode(1, 8, 8, 1, 300, 64)), 2);
