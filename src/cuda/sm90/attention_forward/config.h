@@ -141,7 +141,7 @@ constexpr bool mixes_dealing(const Shape& shape) {
 // change to a kernel moves its loop.
 constexpr int loop_padding(arch::Element element, const Shape& shape) {
   const bool bf16 = element == arch::Element::kBFloat16;
-  if (shape.v_head_dim == 128 && shape.consumers == 2) return bf16 ? 3 : 5;
+  if (shape.v_head_dim == 128 && shape.consumers == 2) return bf16 ? 5 : 7;
   return 0;
 }
 
