@@ -197,7 +197,6 @@ struct Config {
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
 
   static constexpr bool kScoresAhead = scores_ahead(kShape);
-  static constexpr bool kTakesTurns = kScoresAhead;
 
   // Whether maxima may stay what they are (kernel.cuh, Maxima). Scores with a bias may well grow
   // from tile to tile, a row may see nothing of a first tile under a mask, and chains are short.

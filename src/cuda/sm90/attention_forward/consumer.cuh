@@ -107,13 +107,13 @@ struct Consumer {
   // at its products. `kPlace` tells the places in the code apart that it is waited at.
   template <int kPlace>
   __device__ __forceinline__ void wait_turn() {
-    if constexpr (Config::kTakesTurns) {
+    if constexpr (Config::kScoresAhead) {
       arch::named_barrier_sync<kPlace>(kTurnBarrier + warpgroup, 2 * arch::kWarpgroupThreads);
     }
   }
   // When `after` is computed.
   __device__ __forceinline__ void pass_turn(float after) {
-    if constexpr (Config::kTakesTurns) {
+    if constexpr (Config::kScoresAhead) {
       arch::named_barrier_arrive_after(kTurnBarrier + (1 - warpgroup), 2 * arch::kWarpgroupThreads,
                                        after);
     }
