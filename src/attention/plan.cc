@@ -17,9 +17,11 @@ AttentionPlan plan(const AttentionProblem& problem, const DeviceProperties& devi
 std::string to_string(const AttentionPlan& plan) {
   std::string text = plan.kernel == nullptr ? "no kernel" : plan.kernel->name;
   if (!plan.config.empty()) text += "<" + plan.config + ">";
-  text += ": " + std::to_string(plan.tasks) + " tasks of " + std::to_string(plan.q_tile) +
-          " query rows, steps of " + std::to_string(plan.kv_tile) + " keys, " +
-          std::to_string(plan.threads) + " threads";
+  text += ": " + std::to_string(plan.tasks);
+  if (plan.row_tiles > 0)
+    text += " CTAs with up to " + std::to_string(plan.row_tiles) + " tiles of 64 query rows, in";
+  text += " tasks of " + std::to_string(plan.q_tile) + " query rows, steps of " +
+          std::to_string(plan.kv_tile) + " keys, " + std::to_string(plan.threads) + " threads";
   if (plan.splits > 1) text += ", keys split in " + std::to_string(plan.splits);
   if (plan.shared_bytes > 0)
     text += ", " + std::to_string(plan.shared_bytes) + " bytes of shared memory";

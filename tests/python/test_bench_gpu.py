@@ -220,6 +220,8 @@ def test_steady_state_tells_clock_and_power(
 def test_the_control_has_the_plans_grid(clock: FakeClock) -> None:
     text = "sm90<x>: 128 tasks of 64 query rows, steps of 128 keys, 384 threads, 200 bytes"
     assert gpu_runner._control(text, clock) == {"ctas": 128, "threads": 384, "us": 10.0}
+    shared = text.replace("tasks of 64", "CTAs with up to 12 tiles of 64")
+    assert gpu_runner._control(shared, clock) == {"ctas": 128, "threads": 384, "us": 10.0}
     assert "names no grid" in gpu_runner._control("something", clock)["error"]
 
 

@@ -254,7 +254,7 @@ def _steady(side: _Side, us: dict[str, Any], seconds: float, clock: Any) -> dict
 
 def _control(text: str, clock: Any) -> dict[str, Any]:
     """An empty kernel of the grid that the plan tells, per node of a graph."""
-    grid = re.search(r": (\d+) tasks .*?(\d+) threads", text)
+    grid = re.search(r": (\d+) (?:tasks|CTAs) .*?(\d+) threads", text)
     if grid is None:
         return {"error": f"the plan names no grid: {text}"}
     ctas, threads = int(grid[1]), int(grid[2])

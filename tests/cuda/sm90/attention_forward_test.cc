@@ -93,6 +93,15 @@ TEST(Schedule, EndsWithAWholeGroupOfHeads) {
   EXPECT_EQ(make_plan(problem, emulated_gpu(132)).dealt, 2048 - 8 * 132);
 }
 
+TEST(Schedule, SaysThatRowsAreSharedOut) {
+  const AttentionProblem problem = dense_problem(DataType::kFloat16, 16, 12, 12, 512, 512, 64, 64);
+  AttentionPlan plan = make_plan(problem, emulated_gpu(132));
+  EXPECT_NE(
+      to_string(plan).find(": 128 CTAs with up to 12 tiles of 64 query rows, in tasks of 192"),
+      std::string::npos)
+      << to_string(plan);
+}
+
 TEST(Schedule, SharesEveryRowTileOutOnce) {
   int shared = 0;
   for (const int64_t q_len : {64, 200, 577, 1024, 1500}) {
