@@ -17,28 +17,21 @@ __device__ __forceinline__ void barrier_arrive(Barrier& barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier))
                : "memory");
 }
-// The same where `arrives`, without a branch.
-__device__ __forceinline__ void barrier_arrive_if(Barrier& barrier, bool arrives) {
-  asm volatile(
-      "{\n"
-      ".reg .pred arrives;\n"
-      "setp.ne.b32 arrives, %1, 0;\n"
-      "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n"
-      "}" ::"r"(shared_address(&barrier)),
-      "r"(static_cast<int>(arrives))
-      : "memory");
-}
-// And when x is computed: as order_after (numerics.cuh), on a shorter way.
+// The same where `arrives`, without a branch, when x is computed: order_after (numerics.cuh) on a
+// shorter way.
 __device__ __forceinline__ void barrier_arrive_after(Barrier& barrier, bool arrives, float x) {
   asm volatile(
       "{\n"
       ".reg .pred arrives, after;\n"
       "setp.ne.b32 arrives, %1, 0;\n"
-      "setp.ne.and.b32 after, %2, 0x7fedcba9, arrives;\n"
+      "setp.ne.and.b32 after, %2, %3, arrives;\n"
       "@after mbarrier.arrive.shared::cta.b64 _, [%0];\n"
       "}" ::"r"(shared_address(&barrier)),
-      "r"(static_cast<int>(arrives)), "r"(__float_as_uint(x))
+      "r"(static_cast<int>(arrives)), "r"(__float_as_uint(x)), "n"(kNeverComputed)
       : "memory");
+}
+__device__ __forceinline__ void barrier_arrive_if(Barrier& barrier, bool arrives) {
+  barrier_arrive_after(barrier, arrives, 0.0f);
 }
 __device__ __forceinline__ void barrier_arrive_and_expect(Barrier& barrier, uint32_t bytes) {
   asm volatile(
@@ -114,10 +107,10 @@ __device__ __forceinline__ void named_barrier_arrive_after(int id, int threads, 
   asm volatile(
       "{\n"
       ".reg .pred after;\n"
-      "setp.ne.b32 after, %2, 0x7fedcba9;\n"
+      "setp.ne.b32 after, %2, %3;\n"
       "@after bar.arrive %0, %1;\n"
       "}" ::"r"(id),
-      "r"(threads), "r"(__float_as_uint(x))
+      "r"(threads), "r"(__float_as_uint(x)), "n"(kNeverComputed)
       : "memory");
 }
 

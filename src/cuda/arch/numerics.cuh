@@ -49,10 +49,9 @@ __device__ __forceinline__ int highest_of(int a, int b, int c) { return __vimax3
 __device__ __forceinline__ uint32_t float_bits(float x) { return __float_as_uint(x); }
 __device__ __forceinline__ float bits_float(uint32_t x) { return __uint_as_float(x); }
 
-// `value`, computed after `x` is: ptxas moves arithmetic across barriers and branches, and only a
-// data dependency keeps it in place. No NaN that the GPU makes has these bits.
+// `value`, computed after `x` is.
 __device__ __forceinline__ int order_after(int value, float x) {
-  return float_bits(x) == 0x7fedcba9u ? value ^ 1 : value;
+  return float_bits(x) == kNeverComputed ? value ^ 1 : value;
 }
 
 // PTX ISA 9.7.9: cvt.rn.{f16x2,bf16x2}.f32; `low` goes to the lower half.

@@ -28,6 +28,11 @@ struct Barrier {
   uint64_t state;
 };
 
+// The bits of a NaN that the GPU never makes. What acts only if x has other bits acts after x is
+// computed: ptxas moves arithmetic across barriers and branches, and only a data dependency keeps
+// it in place.
+constexpr uint32_t kNeverComputed = 0x7fedcba9u;
+
 constexpr int kWarpThreads = 32;
 constexpr int kWarpgroupThreads = 128;
 

@@ -2,6 +2,8 @@
 // parity flips once per lap.
 #pragma once
 
+#include "src/cuda/arch/barrier.cuh"
+#include "src/cuda/arch/core.cuh"
 #include "src/cuda/arch/types.h"
 
 namespace bsk::tile {
@@ -34,6 +36,25 @@ __device__ __forceinline__ RingPosition<kStages> first_free() {
   RingPosition<kStages> position;
   position.parity = 1;
   return position;
+}
+
+// Waits until the stage at `ring` is ready, and goes on to the next; which stage that was.
+template <int kStages>
+__device__ __forceinline__ int wait_stage(arch::Barrier (&ready)[kStages],
+                                          RingPosition<kStages>& ring) {
+  const int stage = ring.stage;
+  arch::barrier_wait(ready[stage], ring.parity);
+  ring.advance();
+  return stage;
+}
+// The same, unless `known` tells that it is (arch::barrier_test).
+template <int kStages>
+__device__ __forceinline__ int wait_stage_unless(bool known, arch::Barrier (&ready)[kStages],
+                                                 RingPosition<kStages>& ring) {
+  const int stage = ring.stage;
+  arch::barrier_wait_unless(known, ready[stage], ring.parity);
+  ring.advance();
+  return stage;
 }
 
 }  // namespace bsk::tile

@@ -8,9 +8,6 @@ BSK_EMULATE_ATTENTION_FORWARD(
     bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 128, 128, 1, 128, 64, false,
                                          bsk::tile::MaskType::kNone, false, false>);
 BSK_EMULATE_ATTENTION_FORWARD(
-    b128, bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 128,
-                                               false, bsk::tile::MaskType::kNone, false, false>);
-BSK_EMULATE_ATTENTION_FORWARD(
     b128x64, bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 64,
                                                   false, bsk::tile::MaskType::kNone, false, false>);
 BSK_EMULATE_ATTENTION_FORWARD(

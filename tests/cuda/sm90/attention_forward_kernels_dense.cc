@@ -45,6 +45,3 @@ BSK_EMULATE_ATTENTION_FORWARD(
     d64_v32_chained,
     bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 32, 3, 128, 128, false,
                                          bsk::tile::MaskType::kNone, true, true>);
-BSK_EMULATE_ATTENTION_FORWARD(
-    d96_v96, bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 96, 96, 2, 128, 128,
-                                                  false, bsk::tile::MaskType::kNone, false, false>);

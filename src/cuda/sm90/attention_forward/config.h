@@ -198,7 +198,7 @@ struct Config {
 
   static constexpr bool kScoresAhead = scores_ahead(kShape);
 
-  // Whether maxima may stay what they are (kernel.cuh, Maxima). Scores with a bias may well grow
+  // Whether maxima may stay what they are (consumer.cuh, Maxima). Scores with a bias may well grow
   // from tile to tile, a row may see nothing of a first tile under a mask, and chains are short.
   static constexpr bool kBold = !kTransform && !kMaskTiles;
 

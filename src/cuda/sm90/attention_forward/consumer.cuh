@@ -46,18 +46,7 @@ struct Consumer {
   tile::RingPosition<Config::kQPlaces> q_at;
   int mask_places[tile::kRowsPerThread] = {};  // of an unaligned mask: where the thread's rows lie
 
-  __device__ __forceinline__ int wait_stage() {
-    const int stage = ring.stage;
-    arch::barrier_wait(shared.stage_ready[stage], ring.parity);
-    ring.advance();
-    return stage;
-  }
-  __device__ __forceinline__ int wait_stage_unless(bool ready) {
-    const int stage = ring.stage;
-    arch::barrier_wait_unless(ready, shared.stage_ready[stage], ring.parity);
-    ring.advance();
-    return stage;
-  }
+  __device__ __forceinline__ int wait_stage() { return tile::wait_stage(shared.stage_ready, ring); }
   __device__ __forceinline__ void arrive_once_per_warp(arch::Barrier& barrier) {
     if (tile::lane_index() == 0) arch::barrier_arrive(barrier);
   }
@@ -381,7 +370,7 @@ struct Consumer {
     const uint32_t flags = progress.flags;
     const int k_stage = progress.k_stage, v_stage_before = progress.v_stage;
     if constexpr (kMore) {
-      progress.k_stage = wait_stage_unless(progress.k_is_ready);
+      progress.k_stage = tile::wait_stage_unless(progress.k_is_ready, shared.stage_ready, ring);
       issue_qk(s_next, progress.k_stage);
       if constexpr (!Config::kMasksKeys) {  // which leaves no register for that
         auto after = ring;                  // V of this tile is at `ring`

@@ -213,8 +213,8 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
 
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
   const ConfigChoice choice = choose_config(problem, device.multiprocessors);
-  const int64_t q_tiles = (problem.q_len() + choice.shape.q_tile() - 1) / choice.shape.q_tile();
-  const int64_t tasks = q_tiles * problem.q_heads() * problem.batch();
+  const int64_t tasks =
+      q_tiles(problem, choice.shape.q_tile()) * problem.q_heads() * problem.batch();
   AttentionPlan plan;
   plan.kernel = &kKernel;
   plan.config = choice.name();
@@ -276,7 +276,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
 
   tile::Schedule& schedule = params.schedule;
   if (plan.row_tiles > 0) {
-    schedule.q_tiles = static_cast<int32_t>((problem.q_len() + 63) / 64);
+    schedule.q_tiles = static_cast<int32_t>(q_tiles(problem, 64));
     schedule.tasks = static_cast<int32_t>(row_tiles(problem));
     schedule.group_tasks = divisor_of(schedule.q_tiles);
     schedule.persistent = static_cast<int32_t>(plan.tasks);
@@ -285,8 +285,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
     schedule.row_tiles_front = static_cast<int32_t>(plan.row_tiles - back);
     return params;
   }
-  schedule.q_tiles =
-      static_cast<int32_t>((problem.q_len() + choice.shape.q_tile() - 1) / choice.shape.q_tile());
+  schedule.q_tiles = static_cast<int32_t>(q_tiles(problem, choice.shape.q_tile()));
   schedule.heads = static_cast<int32_t>(problem.batch() * problem.q_heads());
   schedule.tasks = schedule.q_tiles * schedule.heads;
   schedule.longest_first = problem.causal != Causal::kNone;

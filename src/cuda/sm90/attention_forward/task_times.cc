@@ -24,10 +24,6 @@ constexpr int64_t kAhead = 4;
 // What tasks of different lengths lose by not evening out.
 constexpr double kUneven = 1.05;
 
-int64_t q_tiles(const AttentionProblem& problem, int rows) {
-  return (problem.q_len() + rows - 1) / rows;
-}
-
 // Tiles of keys that the rows of [first, end) see together.
 int64_t key_tiles(const AttentionProblem& problem, const tile::Visibility& visibility,
                   int64_t first, int64_t end) {
@@ -39,6 +35,10 @@ int64_t key_tiles(const AttentionProblem& problem, const tile::Visibility& visib
 }
 
 }  // namespace
+
+int64_t q_tiles(const AttentionProblem& problem, int64_t rows) {
+  return (problem.q_len() + rows - 1) / rows;
+}
 
 int64_t row_tiles(const AttentionProblem& problem) {
   return q_tiles(problem, 64) * problem.q_heads() * problem.batch();
@@ -58,7 +58,7 @@ int64_t from_back(const AttentionProblem& problem, int64_t row_tiles) {
 }
 
 double time_of_tasks(const AttentionProblem& problem, int consumers, int multiprocessors) {
-  const int64_t rows = 64 * consumers, tiles = q_tiles(problem, static_cast<int>(rows));
+  const int64_t rows = 64 * consumers, tiles = q_tiles(problem, rows);
   const int64_t heads = problem.q_heads() * problem.batch();
   const tile::Visibility visibility = visibility_of(problem);
   int64_t longest = 0, sum = 0;

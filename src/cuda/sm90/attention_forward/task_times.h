@@ -6,7 +6,8 @@
 
 namespace bsk::sm90::attention_forward {
 
-// Tiles of 64 query rows, of all heads.
+// Tiles of so many query rows of a head; of 64, of all heads.
+int64_t q_tiles(const AttentionProblem& problem, int64_t rows);
 int64_t row_tiles(const AttentionProblem& problem);
 
 // How tiles of 64 rows are shared out (tile/scheduler.cuh): so many to a CTA, and of those so many

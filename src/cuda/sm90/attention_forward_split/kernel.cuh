@@ -154,12 +154,7 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ int wait_stage() {
-    const int stage = ring.stage;
-    arch::barrier_wait(shared.stage_ready[stage], ring.parity);
-    ring.advance();
-    return stage;
-  }
+  __device__ __forceinline__ int wait_stage() { return tile::wait_stage(shared.stage_ready, ring); }
   __device__ __forceinline__ void free_stage(int stage) {
     if (tile::lane_index() == 0) arch::barrier_arrive(shared.stage_free[stage]);
   }

@@ -25,7 +25,7 @@ inline uint32_t float_bits(float x) {
   return bits;
 }
 inline int order_after(int value, float x) {
-  return float_bits(x) == 0x7fedcba9u ? value ^ 1 : value;
+  return float_bits(x) == kNeverComputed ? value ^ 1 : value;
 }
 inline float bits_float(uint32_t bits) {
   float x;
