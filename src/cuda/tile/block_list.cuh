@@ -10,23 +10,36 @@
 
 namespace bsk::tile {
 
+// The row of the lists that a block of queries follows.
+__device__ __forceinline__ int64_t row_of_list(const BlockLists& lists, int batch, int head,
+                                               int q_block) {
+  return static_cast<int64_t>(batch) * lists.batch_stride +
+         static_cast<int64_t>(lists.heads_per_list.divide(head)) * lists.head_stride + q_block;
+}
+
+// Counts beyond the capacity and indices outside the keys break the contract, never memory.
+__device__ __forceinline__ int full_blocks(const BlockLists& lists, int64_t row) {
+  const int count = lists.full_counts[row];
+  return count < lists.full_width ? count : lists.full_width;
+}
+__device__ __forceinline__ int partial_blocks(const BlockLists& lists, int64_t row) {
+  if (lists.partial_counts == nullptr) return 0;
+  const int count = lists.partial_counts[row];
+  return count < lists.partial_width ? count : lists.partial_width;
+}
+
 template <int kBlockKeys>
 class KeyBlockWalk {
  public:
   __device__ __forceinline__ KeyBlockWalk(const BlockLists& lists, const Visibility& visibility,
-                                          KeyRange range, int batch, int head, int first_row)
+                                          KeyRange range, int batch, int head, int q_block)
       : lists_(lists), range_(range), kv_len_(visibility.kv_len) {
     if (lists.full_counts == nullptr) {
       next_ = range.begin / kBlockKeys;
     } else {
-      row_ = static_cast<int64_t>(batch) * lists.batch_stride +
-             static_cast<int64_t>(head / lists.heads_per_list) * lists.head_stride +
-             first_row / lists.block_q;
-      // Counts beyond the capacity and indices outside the keys break the contract, never memory.
-      remaining_full_ = smaller(lists.full_counts[row_], lists.full_width);
-      if (lists.partial_counts != nullptr) {
-        remaining_partial_ = smaller(lists.partial_counts[row_], lists.partial_width);
-      }
+      row_ = row_of_list(lists, batch, head, q_block);
+      remaining_full_ = full_blocks(lists, row_);
+      remaining_partial_ = partial_blocks(lists, row_);
       indices_ = lists.full_indices + row_ * lists.full_width;
       prefetch();
     }
@@ -52,7 +65,6 @@ class KeyBlockWalk {
   __device__ __forceinline__ int pieces() const {
     return opened_ ? lists_.block_k / kBlockKeys : 0;
   }
-  static __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
   __device__ __forceinline__ int beyond() const {
     return (kv_len_ + kBlockKeys - 1) / kBlockKeys * kBlockKeys;
   }

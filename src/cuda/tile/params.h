@@ -28,7 +28,7 @@ struct BlockLists {
   int full_width = 0, partial_width = 0;
   int q_blocks = 0;
   int batch_stride = 0, head_stride = 0;  // in rows of q_blocks; 0 = shared
-  int heads_per_list = 1;                 // query heads that share one list
+  Divisor heads_per_list;                 // query heads that share one list
 };
 
 // One block of keys to visit.

@@ -33,6 +33,12 @@ __device__ __forceinline__ Task task_of(const Schedule& schedule, int index) {
           first_head + within - q_tile * static_cast<int>(heads.value)};
 }
 
+// The same of tasks that are numbered head by head.
+__device__ __forceinline__ Task task_in_order(const Schedule& schedule, int index) {
+  const int head = schedule.group_tasks.divide(index);
+  return {index - head * schedule.q_tiles, head};
+}
+
 // Where tiles of 64 rows are shared out evenly a CTA has consecutive ones; under a causal mask it
 // has half of them from the front of the numbering and half from the back, where the same place of
 // another head sees as many more keys as the first sees fewer. A task is as many row tiles of one

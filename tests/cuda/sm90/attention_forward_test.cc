@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <random>
 
 #include "src/cuda/sm90/attention_forward/launch.h"
+#include "src/cuda/sm90/attention_forward/task_plan.cuh"
 #include "src/cuda/sm90/attention_forward/tile_walk.cuh"
 #include "tests/cuda/emulated_attention.h"
 #include "tests/cuda/sm90/attention_forward_cases.h"
@@ -82,6 +84,98 @@ TEST(Schedule, ComputesEveryTaskOnce) {
       }
     }
   }
+}
+
+// The tasks of each CTA, in their order, where lists of `counts` blocks, those of a head side
+// by side, are planned on the device.
+std::vector<std::vector<int>> planned_tasks(const std::vector<int32_t>& counts, int64_t heads,
+                                            int multiprocessors) {
+  using Planned = Config<arch::Element::kBFloat16, 128, 128, 2, 128, 128, false,
+                         tile::MaskType::kNone, false, false, false, true>;
+  using SharedMemory = Planned::SharedMemory;
+  const auto q_tiles = static_cast<int64_t>(counts.size()) / heads;
+  AttentionProblem problem =
+      dense_problem(DataType::kBFloat16, 1, heads, heads, 128 * q_tiles, 16384, 128, 128);
+  problem.block_mask = {true, 128, 128, 1, heads, q_tiles, 128, 0};
+  AttentionBuffers buffers;
+  buffers.block_mask.full_counts = counts.data();
+  const AttentionPlan made = make_plan(problem, emulated_gpu(multiprocessors));
+  const ConfigChoice choice = choose_config(problem, multiprocessors);
+  EXPECT_TRUE(choice.shape.plans_tasks);
+  const Params params = make_params(problem, buffers, choice, made);
+  std::vector<std::vector<int>> tasks(static_cast<size_t>(made.tasks));
+  emulation::machine().launch(
+      static_cast<int>(made.tasks), 2 * arch::kWarpThreads, sizeof(SharedMemory),
+      emulation::kTimings[0], [&] {
+        SharedMemory& shared = *static_cast<SharedMemory*>(arch::shared_memory());
+        if (arch::thread_index() == 0) {
+          for (int task = 0; task < kPlannedTasks; ++task) {
+            arch::barrier_init(shared.plan_ready[task], 1);
+            arch::barrier_init(shared.plan_free[task], 1);
+          }
+          arch::barrier_init(shared.all_tasks_done, 1);
+          shared.rounds_again = 0;
+        }
+        arch::sync_block();
+        if (arch::thread_index() == 0) {
+          TaskReader<Planned, /*kIsWarp=*/false> reader{shared, params};
+          reader.for_each(kEveryRound, [&](int task, int) {
+            tasks[static_cast<size_t>(arch::block_index())].push_back(task);
+          });
+          arch::barrier_arrive(shared.all_tasks_done);
+        } else if (arch::thread_index() >= arch::kWarpThreads) {
+          TaskPlanner<Planned>{shared, params}.run();
+        }
+      });
+  return tasks;
+}
+
+// What the CTA with most to do has, as a multiple of what each would have if all had as much; every
+// task is some CTA's.
+double imbalance(const std::vector<int32_t>& counts, int64_t heads, int multiprocessors) {
+  constexpr int kSeam = 2;
+  std::vector<int> times(counts.size());
+  double most = 0.0, all = 0.0;
+  const auto tasks = planned_tasks(counts, heads, multiprocessors);
+  for (const std::vector<int>& of_cta : tasks) {
+    double cost = 0.0;
+    for (const int task : of_cta) {
+      ++times.at(static_cast<size_t>(task));
+      cost += counts[static_cast<size_t>(task)] + kSeam;
+    }
+    most = std::max(most, cost);
+    all += cost;
+  }
+  for (const int n : times) EXPECT_EQ(n, 1);
+  return most / (all / static_cast<double>(tasks.size()));
+}
+
+TEST(TaskPlanner, GivesEveryNthOfEqualLists) {
+  const auto tasks = planned_tasks(std::vector<int32_t>(1000, 8), 8, 132);
+  for (int cta = 0; cta < 132; ++cta) {
+    std::vector<int> expected;
+    for (int task = cta; task < 1000; task += 132) expected.push_back(task);
+    ASSERT_EQ(tasks[static_cast<size_t>(cta)], expected);
+  }
+}
+
+TEST(TaskPlanner, EvensOutSkewedLists) {
+  std::mt19937 random(1);
+  const auto lists = [](size_t tasks, const auto& length) {
+    std::vector<int32_t> counts(tasks);
+    for (size_t i = 0; i < tasks; ++i) counts[i] = length(static_cast<int>(i));
+    return counts;
+  };
+  const auto check = [&](const std::vector<int32_t>& counts, double bound) {
+    EXPECT_LT(imbalance(counts, 16, 132), bound);
+  };
+  // As evenly as CTAs that took their tasks from a counter (every n-th: 2.59, 1.24, 1.09, 1.50).
+  check(lists(2048, [&](int) { return random() % 10 == 0 ? 96 : 6; }), 1.35);
+  check(lists(2048, [&](int) { return static_cast<int>(random() % 64) + 1; }), 1.15);
+  check(lists(2048, [](int i) { return 1 + i / 128 * 4; }), 1.06);        // by head
+  check(lists(2048, [](int i) { return 1 + i % 128 / 4; }), 1.1);         // growing in a head
+  check(lists(2048, [](int i) { return i == 100 ? 128 : 0; }), 4.5);      // 130 of 29.0 on average
+  check(lists(16 * 9, [](int) { return 0; }), 2.0);                       // a round and a bit
 }
 
 // The last tasks are short: those of the longest tiles of the last group are long begun.

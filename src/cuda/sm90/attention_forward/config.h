@@ -39,6 +39,11 @@ constexpr int kSharedReservedPerCta = 1024;  // the system's
 constexpr int kMaskTileStages = 2;
 constexpr int kFoundStages = 6;
 
+// Plans of block masks' tasks (task_plan.cuh): for at most so many CTAs, and so far ahead.
+constexpr int kPlannedCtas = 160;
+constexpr int kPlannedTasks = 4;
+constexpr int kPlannedCosts = 512;
+
 constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -51,9 +56,10 @@ constexpr int round_up(int value, int multiple) {
 // not take it. shares_rows: tiles of 64 rows are shared out evenly among CTAs (tile/scheduler.cuh).
 // chained, which does that too: tiles of keys are visited in Params::chains interleaved chains, one
 // after the other, as sm90_attention_forward_small's warpgroups have them (problem.h, chains_of).
+// plans_tasks: the tasks of a block mask are dealt out by the lengths of its lists (task_plan.cuh).
 struct Shape {
   int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0, mask_bytes = 0;
-  bool mask_unaligned = false, shares_rows = false, chained = false;
+  bool mask_unaligned = false, shares_rows = false, chained = false, plans_tasks = false;
 
   constexpr bool operator==(const Shape&) const = default;
   constexpr int q_tile() const { return 64 * consumers; }
@@ -85,7 +91,7 @@ struct Shape {
   }
   constexpr int outgoing_bytes_of_all() const { return 4 * consumers * outgoing_bytes(); }
   constexpr int bookkeeping_bytes() const {
-    return blocks() > 2 ? 3072 : q_places() > 1 ? 2048 : 1024;
+    return blocks() > 2 || plans_tasks ? 3072 : q_places() > 1 ? 2048 : 1024;
   }
   constexpr int stages_if(int ctas) const {
     const int room = kSharedPerMultiprocessor / ctas - kSharedReservedPerCta -
@@ -132,7 +138,8 @@ constexpr bool scores_ahead(const Shape& shape) {
 // Whether some CTAs may be persistent while others have one task (tile/scheduler.cuh). The loop of
 // two consumers at D64 whose QK is not ahead loses 5% by the registers that it takes.
 constexpr bool mixes_dealing(const Shape& shape) {
-  return shape.v_head_dim > 64 || shape.consumers != 2 || scores_ahead(shape);
+  return !shape.plans_tasks &&
+         (shape.v_head_dim > 64 || shape.consumers != 2 || scores_ahead(shape));
 }
 
 // Instructions that do nothing in front of a consumer's loop. By where its branches lie in the
@@ -166,7 +173,8 @@ struct Outgoing<kWarps, 0> {};
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kConsumersValue,
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kSharesRowsValue = false,
-          bool kChainedValue = false, bool kMaskUnalignedValue = false>
+          bool kChainedValue = false, bool kMaskUnalignedValue = false,
+          bool kPlansTasksValue = false>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -181,6 +189,7 @@ struct Config {
   static constexpr bool kSharesRows = kSharesRowsValue;
   static constexpr bool kChained = kChainedValue;
   static constexpr bool kMaskUnaligned = kMaskUnalignedValue;
+  static constexpr bool kPlansTasks = kPlansTasksValue;
 
   static constexpr bool kMaskTiles =
       kMask != tile::MaskType::kNone && kMask != tile::MaskType::kKeys;
@@ -191,7 +200,8 @@ struct Config {
   static constexpr Shape kShape{
       kHeadDim,       kVHeadDim,   kConsumers,
       kKvTile,        kBlockKeys,  kMaskTiles ? mask_element_bytes(kMask) : 0,
-      kMaskUnaligned, kSharesRows, kChained};
+      kMaskUnaligned, kSharesRows, kChained,
+      kPlansTasks};
   static constexpr int kThreads = kShape.threads();
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
@@ -231,6 +241,8 @@ struct Config {
   static_assert(!kChained || kSharesRows);
   static_assert(!kSharesRows || (kOwnPace && !kMasksKeys));
   static_assert(!kOwnPace || (kQKColumns == 64 && !kMaskTiles));
+  static_assert(!kPlansTasks || (kConsumers == 2 && kMask == tile::MaskType::kNone),
+                "the warp that plans has nothing else to do");
   static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
   static_assert(kRegisters.producer == 255 ||
                     kRegisters.producer + kConsumers * kRegisters.consumer <=
@@ -258,6 +270,11 @@ struct Config {
     arch::Barrier mask_ready[kMaskStages + 1][kMaskParts], mask_free[kMaskStages + 1][kMaskParts];
     // Producer::load
     tile::TileRecord<kBlocks> ahead[tile::TileRecord<kBlocks>::kFitsInRegisters ? 1 : 3];
+    // The ring of the CTA's tasks, where they are planned; what each CTA has been given.
+    int32_t plan[kPlansTasks ? kPlannedTasks : 1], plan_loads[kPlansTasks ? kPlannedCtas : 1];
+    uint16_t plan_costs[kPlansTasks ? kPlannedCosts : 1];
+    arch::Barrier plan_ready[kPlansTasks ? kPlannedTasks : 1];
+    arch::Barrier plan_free[kPlansTasks ? kPlannedTasks : 1];
   };
   static constexpr int kSharedBytes = kShape.shared_bytes();
   static_assert(sizeof(SharedMemory) <= kSharedBytes);

@@ -515,9 +515,9 @@ struct Consumer {
     arch::do_nothing<Config::kLoopPadding>();
     if (warpgroup == 1) pass_turn(0.0f);  // the first turn is warpgroup 0's
     uint32_t rounds = kEveryRound;
+    TaskReader<Config, /*kIsWarp=*/true> tasks{shared, params};
     for (bool bold = Config::kBold; rounds != 0; bold = false) {
-      for_each_task<Config>(params, rounds,
-                            [&](int task, int round) { compute_task(task, round, bold); });
+      tasks.for_each(rounds, [&](int task, int round) { compute_task(task, round, bold); });
       if (!bold) break;
       arrive_once_per_warp(shared.all_tasks_done);
       arch::barrier_wait(shared.all_tasks_done, 0);

@@ -10,6 +10,7 @@
 #include "src/cuda/sm90/attention_forward/key_mask_reader.cuh"
 #include "src/cuda/sm90/attention_forward/mask_producer.cuh"
 #include "src/cuda/sm90/attention_forward/producer.cuh"
+#include "src/cuda/sm90/attention_forward/task_plan.cuh"
 #include "src/cuda/sm90/attention_forward/unaligned_mask_producer.cuh"
 #include "src/cuda/tile/fragment.cuh"
 
@@ -56,6 +57,12 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
                            Config::kMaskTiles ? 4 : 1 + kConsumerWarps);  // 1: who copies K
       }
     }
+    if constexpr (Config::kPlansTasks) {
+      for (int task = 0; task < kPlannedTasks; ++task) {
+        arch::barrier_init(shared.plan_ready[task], 1);
+        arch::barrier_init(shared.plan_free[task], 1 + kConsumerWarps);  // 1: who copies
+      }
+    }
     arch::fence_barrier_init();
   }
   arch::sync_block();
@@ -75,6 +82,8 @@ __device__ __forceinline__ void attention_forward(const Params& params) {
       }
     } else if constexpr (Config::kMasksKeys) {
       if (warp == 1) KeyMaskReader<Config>{shared, params, {}}.run();
+    } else if constexpr (Config::kPlansTasks) {
+      if (warp == 1) TaskPlanner<Config>{shared, params}.run();
     }
   } else {
     if constexpr (kReassign) arch::increase_registers<Config::kRegisters.consumer>();

@@ -69,7 +69,7 @@ struct KeyMaskReader {
   }
 
   __device__ __forceinline__ void run() {
-    for_each_task_fed<Config>(shared, params,
+    for_each_task_fed<Config, /*kIsWarp=*/true>(shared, params,
                               [this](int task) { find(coordinates_of<Config>(params, task)); });
   }
 };

@@ -21,8 +21,8 @@ bool mask_rows_repeat(const AttentionProblem& problem) {
 }
 
 // Where the keys per tile of queries differ much, the hardware deals tiles out, one CTA each, to
-// multiprocessors as they become free; where they are equal or short, persistent CTAs save the
-// prologues. (Measured: block masks with query blocks of 128 prefer the latter.)
+// multiprocessors as they become free; where they are equal or short, or planned on the device,
+// persistent CTAs save the prologues.
 bool lengths_differ(const AttentionProblem& problem) {
   if (problem.kv_len() < 2048) return false;
   const bool padding_differs = problem.mask_kind == MaskKind::kBool && mask_rows_repeat(problem) &&
@@ -118,7 +118,10 @@ std::string ConfigChoice::type_name() const {
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
   text += shape.shares_rows ? ", true" : ", false";
   text += shape.chained ? ", true" : ", false";
-  if (shape.mask_unaligned) text += ", true";
+  if (shape.mask_unaligned || shape.plans_tasks) {
+    text += shape.mask_unaligned ? ", true" : ", false";
+  }
+  if (shape.plans_tasks) text += ", true";
   return text + ">";
 }
 
@@ -129,8 +132,9 @@ std::string ConfigChoice::name() const {
   if (shape.v_head_dim != shape.head_dim) text.append("v").append(std::to_string(shape.v_head_dim));
   text += std::string("_") + element_name(element) + "_q" + std::to_string(shape.q_tile()) + "k" +
           std::to_string(shape.kv_tile);
-  if (shape.block_keys != shape.kv_tile)
+  if (shape.block_keys != shape.kv_tile || shape.plans_tasks)
     text.append("_block").append(std::to_string(shape.block_keys));
+  if (shape.plans_tasks) text += "_planned";
   if (shape.chained) {
     text += "_chained";
   } else if (shape.shares_rows) {
@@ -185,6 +189,11 @@ ConfigChoice base_config(const AttentionProblem& problem) {
   choice.shape.kv_tile = keys_of_tile(choice, lists.present);
   choice.shape.block_keys =
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
+  // The warp that plans has nothing else to do, and all that is listed is visible.
+  choice.shape.plans_tasks = lists.present && choice.shape.consumers == 2 &&
+                             choice.mask == tile::MaskType::kNone &&
+                             problem.causal == Causal::kNone && problem.window_left < 0 &&
+                             problem.window_right < 0;
   return choice;
 }
 
@@ -226,6 +235,8 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
     const RowShares shares = share_rows(problem, device.multiprocessors);
     plan.row_tiles = shares.row_tiles;
     plan.tasks = shares.ctas;
+  } else if (choice.shape.plans_tasks) {
+    plan.tasks = std::min<int64_t>({tasks, together, kPlannedCtas});
   } else if (lengths_differ(problem)) {
     // Persistent CTAs take about half of the tasks, in an even number of rounds; the others suffice
     // to even out what those got. Where two CTAs share a multiprocessor, one computes while the
@@ -265,7 +276,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
         layout.batch == 1 ? 0 : static_cast<int32_t>(layout.heads * layout.q_blocks);
     lists.head_stride = layout.heads == 1 ? 0 : static_cast<int32_t>(layout.q_blocks);
     lists.heads_per_list =
-        static_cast<int32_t>(problem.q_heads() / std::max<int64_t>(layout.heads, 1));
+        divisor_of(problem.q_heads() / std::max<int64_t>(layout.heads, 1));
   }
   params.transform = {static_cast<float>(problem.scale), static_cast<float>(problem.softcap)};
   params.mask = mask_tensor(problem, buffers);
@@ -392,6 +403,11 @@ std::vector<cuda::KernelRequest> documented_requests() {
       choice.shape.block_keys = 64;
       for (const int consumers : {1, 2}) {
         choice.shape.consumers = consumers;
+        requests.push_back(request(choice));
+      }
+      choice.shape.plans_tasks = true;
+      for (const int block_keys : {64, 128}) {
+        choice.shape.block_keys = block_keys;
         requests.push_back(request(choice));
       }
     }

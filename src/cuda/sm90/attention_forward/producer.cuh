@@ -12,7 +12,8 @@ namespace bsk::sm90::attention_forward {
 
 // Whether the keys of a task are consecutive where there are no lists.
 template <class Config>
-constexpr bool kMayBeConsecutive = !Config::kMasksKeys && Config::kBlocks == 1;
+constexpr bool kMayBeConsecutive =
+    !Config::kMasksKeys && !Config::kPlansTasks && Config::kBlocks == 1;
 
 // A tile of K or V, to a stage of the ring.
 template <class Config, class Record = tile::TileRecord<Config::kBlocks>>
@@ -296,7 +297,7 @@ struct Producer {
   }
 
   __device__ __forceinline__ void run() {
-    for_each_task_fed<Config>(shared, params,
+    for_each_task_fed<Config, /*kIsWarp=*/false>(shared, params,
                               [this](int task) { load(coordinates_of<Config>(params, task)); });
   }
 };

@@ -5,7 +5,9 @@
 #include "src/cuda/arch/barrier.cuh"
 #include "src/cuda/sm90/attention_forward/config.h"
 #include "src/cuda/tile/block_list.cuh"
+#include "src/cuda/tile/fragment.cuh"
 #include "src/cuda/tile/mask.cuh"
+#include "src/cuda/tile/ring.cuh"
 #include "src/cuda/tile/scheduler.cuh"
 #include "src/cuda/tile/visible_range.cuh"
 
@@ -49,14 +51,47 @@ __device__ __forceinline__ int first_task(const tile::Schedule& schedule) {
 }
 constexpr uint32_t kEveryRound = 0xffffffffu;
 
+constexpr int kNoTask = -1;  // follows the last planned one
+
+// One who goes through the CTA's tasks: a whole warp, or a single thread.
+template <class Config, bool kIsWarp>
+struct TaskReader {
+  typename Config::SharedMemory& shared;
+  const Params& params;
+  tile::RingPosition<kPlannedTasks> plan = {};
+
+  __device__ __forceinline__ int next_planned() {
+    arch::barrier_wait(shared.plan_ready[plan.stage], plan.parity);
+    const int number = shared.plan[plan.stage];
+    if constexpr (kIsWarp) arch::sync_warp();  // every lane has read it
+    if (!kIsWarp || tile::lane_index() == 0) arch::barrier_arrive(shared.plan_free[plan.stage]);
+    plan.advance();
+    return number;
+  }
+
+  // Calls task(number, round) for the tasks whose rounds have a bit in `rounds`.
+  template <class Task>
+  __device__ __forceinline__ void for_each(uint32_t rounds, Task task) {
+    if constexpr (Config::kPlansTasks) {
+      int number;
+      for (int round = 0; (number = next_planned()) != kNoTask; ++round) {
+        if (rounds >> round % 32 & 1) task(number, round);
+      }
+    } else {
+      for_each_task<Config>(params, rounds, task);
+    }
+  }
+};
+
 // Calls task(number) for all tasks of this CTA, and where the configuration is bold for those again
 // that the consumers have marked when all are done (Consumer::run): of the roles that feed them.
-template <class Config, class Task>
+template <class Config, bool kIsWarp, class Task>
 __device__ __forceinline__ void for_each_task_fed(typename Config::SharedMemory& shared,
                                                   const Params& params, Task task) {
   uint32_t rounds = kEveryRound;
+  TaskReader<Config, kIsWarp> tasks{shared, params};
   for (bool bold = Config::kBold; rounds != 0; bold = false) {
-    for_each_task<Config>(params, rounds, [&](int number, int) { task(number); });
+    tasks.for_each(rounds, [&](int number, int) { task(number); });
     if (!bold) return;
     arch::barrier_wait(shared.all_tasks_done, 0);
     rounds = shared.rounds_again;
@@ -103,7 +138,9 @@ __device__ __forceinline__ Coordinates coordinates_of(const Params& params, int 
             task_number % Config::kConsumers,
             row_tiles};
   }
-  const tile::Task task = tile::task_of(params.schedule, task_number);
+  const tile::Task task = Config::kPlansTasks
+                              ? tile::task_in_order(params.schedule, task_number)
+                              : tile::task_of(params.schedule, task_number);
   const int batch = params.q_heads.divide(task.head);
   const int q_head = task.head - batch * static_cast<int>(params.q_heads.value);
   const int first_row = task.q_tile * Config::kQTile;
@@ -146,7 +183,7 @@ class TileWalk {
         first_row_(at.first_row),
         blocks_(params.lists, params.visibility,
                 tile::keys_of_any_row(params.visibility, at.first_row, at.last_row), at.batch,
-                at.q_head, at.first_row) {}
+                at.q_head, at.first_row / Config::kQTile) {}
 
   // Gathers the next tile's blocks, of those that `keeps` wants, and says which consumers must mask
   // it; false when none is left.
