@@ -291,7 +291,9 @@ struct Consumer {
     if constexpr (Config::kChained) {
       ring.advance();
       if (!sees(progress.flags)) {
-        // What a consumer sees is consecutive: it has no more of this chain.
+        // What a consumer sees is consecutive: it has no more of this chain. V of this tile waits
+        // in the ring while up to two others pass.
+        static_assert(Config::kStages >= 5);
         pass_over_unseen(progress);
         progress.flags |= Record::kChainBegins;
       }
