@@ -84,11 +84,13 @@ struct TileRecord {
   KeyBlock blocks[kBlocks];
   // Bit w: a rule of position or block bits removes pairs of consumer w's rows from the tile;
   // kEveryRowSees << w: each of those rows sees a key of it all the same; kHasNext: another tile of
-  // the same task follows; kChainEnds: and it is of another chain; kHidesKeys: a mask of keys
-  // removes some of the tile's; kNoTile: there is none in the task.
+  // the same task follows; kHidesKeys: a mask of keys removes some of the tile's; kNoTile: there is
+  // none in the task. Of keys in chains: kChainBegins: the tile is the first of its chain; kSees <<
+  // w: some of consumer w's rows may see some of it; kSeesLater << w: and of a later one.
   uint32_t flags;
-  static constexpr uint32_t kHasNext = 1u << 31, kChainEnds = 1u << 30, kHidesKeys = 1u << 29,
-                            kNoTile = 1u << 28, kEveryRowSees = 1u << 8;
+  static constexpr uint32_t kHasNext = 1u << 31, kChainBegins = 1u << 30, kHidesKeys = 1u << 29,
+                            kNoTile = 1u << 28, kEveryRowSees = 1u << 8, kSees = 1u << 12,
+                            kSeesLater = 1u << 16;
 };
 
 // tile/scheduler.cuh has the order of tasks.

@@ -5,6 +5,7 @@
 
 #include "src/cuda/sm90/attention_forward/launch.h"
 #include "src/cuda/sm90/attention_forward_small/launch.h"
+#include "src/cuda/sm90/problem.h"
 #include "tests/cuda/emulated_attention.h"
 
 namespace bsk::sm90::attention_forward_small {
@@ -131,6 +132,28 @@ INSTANTIATE_TEST_SUITE_P(Cases, EmulatedSmall, ::testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.name; });
 
 // Where a batch is too large for this kernel the throughput kernel takes it: a row must not notice.
+void run_throughput(const Case& c, const test::Tensors& tensors, emulation::Timing timing) {
+  namespace throughput = bsk::sm90::attention_forward;
+  const AttentionProblem& problem = tensors.problem;
+  const AttentionPlan plan = throughput::make_plan(problem, emulated_gpu(c));
+  const auto choice = throughput::choose_config(problem, c.multiprocessors);
+  auto params = throughput::make_params(problem, tensors.buffers, choice, plan);
+  const auto specs = throughput::tensor_map_specs(problem, choice);
+  params.q = test::encode_for_emulator(specs[0], tensors.buffers.q);
+  params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);
+  params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
+  const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
+  emulation::machine().launch(static_cast<int>(plan.tasks), plan.threads,
+                              static_cast<int>(plan.shared_bytes), timing, [&] { entry(&params); });
+}
+
+void expect_same_bits(const Case& c, const test::Tensors& a, const test::Tensors& b) {
+  EXPECT_EQ(a.output(), b.output());
+  EXPECT_EQ(std::memcmp(a.buffers.lse, b.buffers.lse,
+                        static_cast<size_t>(c.batch * c.q_heads * c.q_len) * sizeof(float)),
+            0);
+}
+
 TEST(EmulatedSmallKernel, HasTheBitsOfTheThroughputKernel) {
   for (const Case& c : cases()) {
     if (c.nan_query || c.infinite_key || c.kv_len == 0) continue;
@@ -138,24 +161,158 @@ TEST(EmulatedSmallKernel, HasTheBitsOfTheThroughputKernel) {
     test::Tensors small(c), large(c);
     run(c, small, emulation::kTimings[0]);
     if (HasFatalFailure()) return;
+    run_throughput(c, large, emulation::kTimings[0]);
+    expect_same_bits(c, small, large);
+  }
+}
 
-    namespace throughput = bsk::sm90::attention_forward;
-    const DeviceProperties device = emulated_gpu(c);
-    const AttentionPlan plan = throughput::make_plan(large.problem, device);
-    const auto choice = throughput::choose_config(large.problem, c.multiprocessors);
-    auto params = throughput::make_params(large.problem, large.buffers, choice, plan);
-    const auto specs = throughput::tensor_map_specs(large.problem, choice);
-    params.q = test::encode_for_emulator(specs[0], large.buffers.q);
-    params.k = test::encode_for_emulator(specs[1], large.buffers.k);
-    params.v = test::encode_for_emulator(specs[2], large.buffers.v);
-    const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
-    emulation::machine().launch(static_cast<int>(plan.tasks), plan.threads,
-                                static_cast<int>(plan.shared_bytes), emulation::kTimings[0],
-                                [&] { entry(&params); });
-    EXPECT_EQ(small.output(), large.output());
-    EXPECT_EQ(std::memcmp(small.buffers.lse, large.buffers.lse,
-                          static_cast<size_t>(c.batch * c.q_heads * c.q_len) * sizeof(float)),
-              0);
+// Row tiles of several batch entries in tasks of up to three: each consumer passes over the tiles
+// of keys that its rows don't see, which lie behind, between and in front of those that they do.
+std::vector<Case> chained_cases() {
+  std::vector<Case> list = {
+      {.name = "causal", .batch = 3, .q_len = 512, .kv_len = 512, .causal = Causal::kUpperLeft},
+      {.name = "causal_4", .batch = 4, .q_len = 512, .kv_len = 512, .causal = Causal::kUpperLeft},
+      {.name = "causal_odd", .batch = 5, .q_len = 448, .kv_len = 448, .causal = Causal::kUpperLeft},
+      {.name = "causal_ragged",
+       .batch = 4,
+       .q_len = 333,
+       .kv_len = 333,
+       .causal = Causal::kLowerRight},
+      {.name = "causal_gqa_bf16",
+       .dtype = DataType::kBFloat16,
+       .batch = 3,
+       .q_heads = 2,
+       .kv_heads = 1,
+       .q_len = 500,
+       .kv_len = 512,
+       .causal = Causal::kUpperLeft},
+      {.name = "upper_left_wide",
+       .batch = 6,
+       .q_len = 200,
+       .kv_len = 512,
+       .causal = Causal::kUpperLeft},
+      {.name = "upper_left_tall",
+       .batch = 3,
+       .q_len = 512,
+       .kv_len = 257,
+       .causal = Causal::kUpperLeft},
+      {.name = "lower_right_wide",
+       .batch = 4,
+       .q_len = 300,
+       .kv_len = 505,
+       .causal = Causal::kLowerRight},
+      {.name = "window",
+       .batch = 3,
+       .q_len = 512,
+       .kv_len = 512,
+       .window_left = 40,
+       .window_right = 17},
+      {.name = "window_causal",
+       .batch = 3,
+       .q_len = 400,
+       .kv_len = 512,
+       .causal = Causal::kLowerRight,
+       .window_left = 150},
+      {.name = "window_of_one",
+       .batch = 5,
+       .q_len = 512,
+       .kv_len = 512,
+       .window_left = 0,
+       .window_right = 0},
+      {.name = "window_ahead",  // consumers see tiles 1 to 2, 1 to 3 and 2 to 3
+       .batch = 3,
+       .q_len = 192,
+       .kv_len = 512,
+       .causal = Causal::kLowerRight,
+       .window_left = 190},
+      {.name = "causal_d32",
+       .batch = 3,
+       .q_len = 450,
+       .kv_len = 512,
+       .head_dim = 32,
+       .v_head_dim = 32,
+       .causal = Causal::kLowerRight},
+  };
+  // As many multiprocessors as one batch entry has row tiles, the fewest, or three more.
+  for (size_t i = 0; i < list.size(); ++i) {
+    list[i].multiprocessors =
+        static_cast<int>((list[i].q_len + 63) / 64 * list[i].q_heads + i % 2 * 3);
+  }
+  return list;
+}
+
+// By the latency kernel, on a GPU that has room for the whole batch at once.
+void run_in_one_wave(Case c, const test::Tensors& tensors) {
+  c.multiprocessors *= static_cast<int>(c.batch);
+  run(c, tensors, emulation::kTimings[0]);
+}
+
+class EmulatedChains : public ::testing::TestWithParam<Case> {};
+
+TEST_P(EmulatedChains, HaveTheBitsOfTheLatencyKernel) {
+  const Case& c = GetParam();
+  test::Tensors small(c);
+  run_in_one_wave(c, small);
+  if (HasFatalFailure()) return;
+  for (const emulation::Timing timing : emulation::kTimings) {
+    test::Tensors large(c);
+    run_throughput(c, large, timing);
+    test::expect_matches(c, large);
+    expect_same_bits(c, small, large);
+  }
+}
+
+// With scores so far apart that tasks are computed again.
+TEST_P(EmulatedChains, HaveThemWhereTheFirstMaximaDoNotDo) {
+  Case c = GetParam();
+  c.scale = c.dtype == DataType::kFloat16 ? 4.0 : 16.0;
+  test::Tensors small(c), large(c);
+  run_in_one_wave(c, small);
+  if (HasFatalFailure()) return;
+  run_throughput(c, large, emulation::kTimings[2]);
+  expect_same_bits(c, small, large);
+}
+
+TEST_P(EmulatedChains, MultiplyTheTilesThatAConsumerSees) {
+  const Case& c = GetParam();
+  const test::Tensors tensors(c);
+  const tile::Visibility visibility = visibility_of(tensors.problem);
+  const auto sees = [&](int64_t row, int64_t key) {
+    return row < c.q_len && key < c.kv_len && key >= row + visibility.first &&
+           key < row + visibility.end;
+  };
+  int64_t seen = 0;
+  for (int64_t row = 0; row < c.q_len; row += 64) {
+    for (int64_t key = 0; key < c.kv_len; key += 128) {
+      bool any = false;
+      for (int64_t i = 0; i < 64; ++i)
+        for (int64_t j = 0; j < 128; ++j) any = any || sees(row + i, key + j);
+      seen += any;
+    }
+  }
+  run_throughput(c, tensors, emulation::kTimings[1]);
+  const int64_t of_tile = c.head_dim / 16 + 128 / 16;
+  EXPECT_EQ(emulation::machine().multiplies_run, c.batch * c.q_heads * seen * of_tile);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, EmulatedChains, ::testing::ValuesIn(chained_cases()),
+                         [](const auto& info) { return info.param.name; });
+
+// Rows that see nothing at all beside rows that do.
+TEST(EmulatedSmallKernel, HasTheBitsOfTheThroughputKernelWhereRowsSeeNothing) {
+  for (const int q_len : {330, 450, 512}) {
+    Case c = {.name = "nothing",
+              .batch = 3,
+              .q_len = q_len,
+              .kv_len = 200,
+              .causal = Causal::kLowerRight,
+              .multiprocessors = (q_len + 63) / 64};
+    test::Tensors small(c), large(c);
+    run_in_one_wave(c, small);
+    if (HasFatalFailure()) return;
+    run_throughput(c, large, emulation::kTimings[2]);
+    test::expect_matches(c, large);
+    expect_same_bits(c, small, large);
   }
 }
 

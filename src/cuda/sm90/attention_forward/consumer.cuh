@@ -223,6 +223,29 @@ struct Consumer {
     return progress;
   }
 
+  // Whether rows of this consumer see something of the tile, of keys in chains.
+  __device__ __forceinline__ bool sees(uint32_t flags) const {
+    return flags & (Record::kSees << warpgroup);
+  }
+  // From a tile whose K is there to the first from it on that this consumer sees, whose K is there
+  // then, or else to the end of the task. (That compute_chains does not leave early where there is
+  // none is for ptxas, which would doubt that lanes agree, and spill.)
+  __device__ __forceinline__ void pass_over_unseen(Progress& progress) {
+    bool more = true;
+    while (more && !sees(progress.flags)) {
+      const int k_stage = progress.k_stage;
+      more = progress.flags & Record::kHasNext;
+      if (more) {
+        progress.k_stage = wait_stage();
+        progress.flags = shared.records[progress.k_stage].flags;
+      }
+      const int v_stage = wait_stage();
+      arch::sync_warp();  // every lane has read the flags, and has waited
+      arrive_once_per_warp(shared.stage_free[k_stage]);
+      arrive_once_per_warp(shared.stage_free[v_stage]);
+    }
+  }
+
   // One tile of keys, whose scores are in `s`: QK of the next tile is issued before PV of this one.
   // False after the last tile, whose PV is not issued yet. Where a chain begins with this tile, O
   // begins with its PV, and `earlier` takes over the chain before.
@@ -245,7 +268,7 @@ struct Consumer {
     // arithmetic across barriers and branches, and only a data dependency holds it.
     arrive_once_per_warp(
         shared.stage_free[arch::order_after(progress.k_stage, rows.sum[0] + rows.sum[1])]);
-    const bool more = flags & Record::kHasNext;
+    bool more = flags & Record::kHasNext;
     // When the next tile's flags are read makes a tenth of the time (measured; the reason is
     // ptxas).
     constexpr bool kFlagsEarly = Config::kConsumers == 3;
@@ -262,9 +285,25 @@ struct Consumer {
     if (chain_ended) earlier->park(o);
     if (grown) tile::rescale(o, correction);
     tile::pack_weights<Config::kElement>(s, p);
+    if constexpr (Config::kChained) more = flags & (Record::kSeesLater << warpgroup);
     if (!more) return false;
+    auto v_at = ring;
+    if constexpr (Config::kChained) {
+      ring.advance();
+      if (!sees(progress.flags)) {
+        // What a consumer sees is consecutive: it has no more of this chain. V of this tile waits
+        // in the ring while up to two others pass.
+        static_assert(Config::kStages >= 5);
+        pass_over_unseen(progress);
+        progress.flags |= Record::kChainBegins;
+      }
+    }
     issue_qk(s, progress.k_stage);
-    progress.v_stage = wait_stage();
+    if constexpr (Config::kChained) {
+      progress.v_stage = tile::wait_stage(shared.stage_ready, v_at);
+    } else {
+      progress.v_stage = wait_stage();
+    }
     issue_pv(o, p, progress.v_stage, kMaxima != Maxima::kFirst);
     if constexpr (!kFlagsEarly) progress.flags = shared.records[progress.k_stage].flags;
     arch::mma_wait<1>();
@@ -331,15 +370,17 @@ struct Consumer {
     static_assert(Config::kShape.outgoing_bytes() ==
                   4 * arch::kWarpThreads * EarlierChain::kFloats);
     EarlierChain earlier{reinterpret_cast<float*>(outgoing())};
-    Progress progress = start(s);
+    const int k_stage = wait_stage();
+    Progress progress{k_stage, kNoStage, shared.records[k_stage].flags, false};
+    pass_over_unseen(progress);
+    issue_qk(s, progress.k_stage);
+    arch::mma_wait<0>();
     bool again = false, more, one;  // tile in the chain
     do {
-      uint32_t flags = progress.flags;
-      const bool stay = bold && first_maxima_may_do(flags);
+      const bool stay = bold && first_maxima_may_do(progress.flags);
       one = true;
       more = this->template step<Maxima::kFirst>(s, p, o, rows, progress, at, &earlier);
-      while (more && !(flags & Record::kChainEnds)) {
-        flags = progress.flags;
+      while (more && !(progress.flags & Record::kChainBegins)) {
         more = this->template step<Maxima::kFollow>(s, p, o, rows, progress, at, nullptr, stay);
         one = false;
       }
@@ -352,6 +393,7 @@ struct Consumer {
     } else {
       finish_products(o, p, true);
     }
+    pass_over_unseen(progress);
     earlier.finish(o, rows);
     return again;
   }

@@ -100,14 +100,35 @@ struct ChainWalk {
     return tile < end;
   }
   __device__ __forceinline__ int key() const { return tile * Config::kKvTile; }
+  // A bit for each tile that comes later, where there are two chains.
+  __device__ __forceinline__ uint32_t tiles_left() const {
+    const uint32_t of_this = 0x55555555u << tile << chains, of_next = chain == 0 ? 0xaaaaaaaau : 0;
+    return (of_this | of_next) & ((1u << end) - (1u << begin));
+  }
+  // A bit for each tile that a consumer's rows see something of; all where they see nothing.
+  static __device__ __forceinline__ uint32_t tiles_seen(const Params& params, const Coordinates& at,
+                                                        int consumer) {
+    const int row = first_row_of<Config>(at, consumer);
+    const tile::KeyRange range = tile::keys_of_any_row(
+        params.visibility, row, row + 63 < at.last_row ? row + 63 : at.last_row);
+    const int first = range.begin / Config::kKvTile;
+    const int end = (range.end + Config::kKvTile - 1) / Config::kKvTile;
+    return first < end ? (1u << end) - (1u << first) : ~0u;
+  }
   __device__ __forceinline__ tile::TileRecord<1> record(const Params& params,
                                                         const Coordinates& at) const {
     using Record = tile::TileRecord<1>;
     Record record = {{{key(), nullptr}}, 0};
     record.flags = tile_flags<Config>(record, params.visibility, at);
-    ChainWalk next = *this;
-    if (next.advance()) record.flags |= Record::kHasNext;
-    if (next.chain != chain) record.flags |= Record::kChainEnds;
+    if (tile - chains < begin) record.flags |= Record::kChainBegins;
+    const uint32_t later = tiles_left();
+    if (later != 0) record.flags |= Record::kHasNext;
+#pragma unroll
+    for (int w = 0; w < Config::kConsumers; ++w) {
+      const uint32_t seen = tiles_seen(params, at, w);
+      if (seen >> tile & 1) record.flags |= Record::kSees << w;
+      if (seen & later) record.flags |= Record::kSeesLater << w;
+    }
     return record;
   }
 };
