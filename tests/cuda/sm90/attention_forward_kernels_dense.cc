@@ -45,3 +45,19 @@ BSK_EMULATE_ATTENTION_FORWARD(
     d64_v32_chained,
     bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 32, 3, 128, 128, false,
                                          bsk::tile::MaskType::kNone, true, true>);
+BSK_EMULATE_ATTENTION_FORWARD(d64_chained_skipping,
+                              bsk::sm90::attention_forward::Config<
+                                  bsk::arch::Element::kFloat16, 64, 64, 3, 128, 128, false,
+                                  bsk::tile::MaskType::kNone, true, true, false, false, true>);
+BSK_EMULATE_ATTENTION_FORWARD(d32_chained_skipping,
+                              bsk::sm90::attention_forward::Config<
+                                  bsk::arch::Element::kFloat16, 32, 32, 3, 128, 128, false,
+                                  bsk::tile::MaskType::kNone, true, true, false, false, true>);
+BSK_EMULATE_ATTENTION_FORWARD(d64_chained_bf16_skipping,
+                              bsk::sm90::attention_forward::Config<
+                                  bsk::arch::Element::kBFloat16, 64, 64, 3, 128, 128, false,
+                                  bsk::tile::MaskType::kNone, true, true, false, false, true>);
+BSK_EMULATE_ATTENTION_FORWARD(d64_v32_chained_skipping,
+                              bsk::sm90::attention_forward::Config<
+                                  bsk::arch::Element::kFloat16, 64, 32, 3, 128, 128, false,
+                                  bsk::tile::MaskType::kNone, true, true, false, false, true>);

@@ -104,29 +104,29 @@ std::vector<std::vector<int>> planned_tasks(const std::vector<int32_t>& counts, 
   EXPECT_TRUE(choice.shape.plans_tasks);
   const Params params = make_params(problem, buffers, choice, made);
   std::vector<std::vector<int>> tasks(static_cast<size_t>(made.tasks));
-  emulation::machine().launch(
-      static_cast<int>(made.tasks), 2 * arch::kWarpThreads, sizeof(SharedMemory),
-      emulation::kTimings[0], [&] {
-        SharedMemory& shared = *static_cast<SharedMemory*>(arch::shared_memory());
-        if (arch::thread_index() == 0) {
-          for (int task = 0; task < kPlannedTasks; ++task) {
-            arch::barrier_init(shared.plan_ready[task], 1);
-            arch::barrier_init(shared.plan_free[task], 1);
-          }
-          arch::barrier_init(shared.all_tasks_done, 1);
-          shared.rounds_again = 0;
-        }
-        arch::sync_block();
-        if (arch::thread_index() == 0) {
-          TaskReader<Planned, /*kIsWarp=*/false> reader{shared, params};
-          reader.for_each(kEveryRound, [&](int task, int) {
-            tasks[static_cast<size_t>(arch::block_index())].push_back(task);
-          });
-          arch::barrier_arrive(shared.all_tasks_done);
-        } else if (arch::thread_index() >= arch::kWarpThreads) {
-          TaskPlanner<Planned>{shared, params}.run();
-        }
-      });
+  emulation::machine().launch(static_cast<int>(made.tasks), 2 * arch::kWarpThreads,
+                              sizeof(SharedMemory), emulation::kTimings[0], [&] {
+                                SharedMemory& shared =
+                                    *static_cast<SharedMemory*>(arch::shared_memory());
+                                if (arch::thread_index() == 0) {
+                                  for (int task = 0; task < kPlannedTasks; ++task) {
+                                    arch::barrier_init(shared.plan_ready[task], 1);
+                                    arch::barrier_init(shared.plan_free[task], 1);
+                                  }
+                                  arch::barrier_init(shared.all_tasks_done, 1);
+                                  shared.rounds_again = 0;
+                                }
+                                arch::sync_block();
+                                if (arch::thread_index() == 0) {
+                                  TaskReader<Planned, /*kIsWarp=*/false> reader{shared, params};
+                                  reader.for_each(kEveryRound, [&](int task, int) {
+                                    tasks[static_cast<size_t>(arch::block_index())].push_back(task);
+                                  });
+                                  arch::barrier_arrive(shared.all_tasks_done);
+                                } else if (arch::thread_index() >= arch::kWarpThreads) {
+                                  TaskPlanner<Planned>{shared, params}.run();
+                                }
+                              });
   return tasks;
 }
 
@@ -172,10 +172,10 @@ TEST(TaskPlanner, EvensOutSkewedLists) {
   // As evenly as CTAs that took their tasks from a counter (every n-th: 2.59, 1.24, 1.09, 1.50).
   check(lists(2048, [&](int) { return random() % 10 == 0 ? 96 : 6; }), 1.35);
   check(lists(2048, [&](int) { return static_cast<int>(random() % 64) + 1; }), 1.15);
-  check(lists(2048, [](int i) { return 1 + i / 128 * 4; }), 1.06);        // by head
-  check(lists(2048, [](int i) { return 1 + i % 128 / 4; }), 1.1);         // growing in a head
-  check(lists(2048, [](int i) { return i == 100 ? 128 : 0; }), 4.5);      // 130 of 29.0 on average
-  check(lists(16 * 9, [](int) { return 0; }), 2.0);                       // a round and a bit
+  check(lists(2048, [](int i) { return 1 + i / 128 * 4; }), 1.06);    // by head
+  check(lists(2048, [](int i) { return 1 + i % 128 / 4; }), 1.1);     // growing in a head
+  check(lists(2048, [](int i) { return i == 100 ? 128 : 0; }), 4.5);  // 130 of 29.0 on average
+  check(lists(16 * 9, [](int) { return 0; }), 2.0);                   // a round and a bit
 }
 
 // The last tasks are short: those of the longest tiles of the last group are long begun.

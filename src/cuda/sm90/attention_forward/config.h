@@ -57,9 +57,11 @@ constexpr int round_up(int value, int multiple) {
 // chained, which does that too: tiles of keys are visited in Params::chains interleaved chains, one
 // after the other, as sm90_attention_forward_small's warpgroups have them (problem.h, chains_of).
 // plans_tasks: the tasks of a block mask are dealt out by the lengths of its lists (task_plan.cuh).
+// skips_unseen, of chains: consumers pass over tiles of which their own rows see nothing.
 struct Shape {
   int head_dim = 0, v_head_dim = 0, consumers = 0, kv_tile = 0, block_keys = 0, mask_bytes = 0;
-  bool mask_unaligned = false, shares_rows = false, chained = false, plans_tasks = false;
+  bool mask_unaligned = false, shares_rows = false, chained = false, plans_tasks = false,
+       skips_unseen = false;
 
   constexpr bool operator==(const Shape&) const = default;
   constexpr int q_tile() const { return 64 * consumers; }
@@ -147,9 +149,8 @@ constexpr bool mixes_dealing(const Shape& shape) {
 // less; these are the best of 0 to 7, measured with the wheel's compiler (docs/lab_notes). Every
 // change to a kernel moves its loop.
 constexpr int loop_padding(arch::Element element, const Shape& shape) {
-  const bool bf16 = element == arch::Element::kBFloat16;
-  if (shape.v_head_dim == 128 && shape.consumers == 2) return bf16 ? 5 : 7;
-  return 0;
+  const bool fp16 = element == arch::Element::kFloat16;
+  return shape.v_head_dim == 128 && shape.consumers == 2 && fp16 ? 7 : 0;
 }
 
 // The ring of attn_mask's tiles, a base of SharedMemory.
@@ -174,7 +175,7 @@ template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, in
           int kKvTileValue, int kBlockKeysValue, bool kTransformValue = false,
           tile::MaskType kMaskValue = tile::MaskType::kNone, bool kSharesRowsValue = false,
           bool kChainedValue = false, bool kMaskUnalignedValue = false,
-          bool kPlansTasksValue = false>
+          bool kPlansTasksValue = false, bool kSkipsUnseenValue = false>
 struct Config {
   using Params = attention_forward::Params;
 
@@ -190,6 +191,7 @@ struct Config {
   static constexpr bool kChained = kChainedValue;
   static constexpr bool kMaskUnaligned = kMaskUnalignedValue;
   static constexpr bool kPlansTasks = kPlansTasksValue;
+  static constexpr bool kSkipsUnseen = kSkipsUnseenValue;
 
   static constexpr bool kMaskTiles =
       kMask != tile::MaskType::kNone && kMask != tile::MaskType::kKeys;
@@ -201,7 +203,7 @@ struct Config {
       kHeadDim,       kVHeadDim,   kConsumers,
       kKvTile,        kBlockKeys,  kMaskTiles ? mask_element_bytes(kMask) : 0,
       kMaskUnaligned, kSharesRows, kChained,
-      kPlansTasks};
+      kPlansTasks,    kSkipsUnseen};
   static constexpr int kThreads = kShape.threads();
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr RegisterBudget kRegisters = registers_for(kShape);
@@ -239,6 +241,7 @@ struct Config {
   static_assert(!kAdditive || kTransform, "attn_mask adds to scaled scores");
   static_assert(!kMaskUnaligned || kMaskTiles);
   static_assert(!kChained || kSharesRows);
+  static_assert(!kSkipsUnseen || kChained);
   static_assert(!kSharesRows || (kOwnPace && !kMasksKeys));
   static_assert(!kOwnPace || (kQKColumns == 64 && !kMaskTiles));
   static_assert(!kPlansTasks || (kConsumers == 2 && kMask == tile::MaskType::kNone),

@@ -285,10 +285,10 @@ struct Consumer {
     if (chain_ended) earlier->park(o);
     if (grown) tile::rescale(o, correction);
     tile::pack_weights<Config::kElement>(s, p);
-    if constexpr (Config::kChained) more = flags & (Record::kSeesLater << warpgroup);
+    if constexpr (Config::kSkipsUnseen) more = flags & (Record::kSeesLater << warpgroup);
     if (!more) return false;
     auto v_at = ring;
-    if constexpr (Config::kChained) {
+    if constexpr (Config::kSkipsUnseen) {
       ring.advance();
       if (!sees(progress.flags)) {
         // What a consumer sees is consecutive: it has no more of this chain. V of this tile waits
@@ -299,7 +299,7 @@ struct Consumer {
       }
     }
     issue_qk(s, progress.k_stage);
-    if constexpr (Config::kChained) {
+    if constexpr (Config::kSkipsUnseen) {
       progress.v_stage = tile::wait_stage(shared.stage_ready, v_at);
     } else {
       progress.v_stage = wait_stage();
@@ -372,7 +372,7 @@ struct Consumer {
     EarlierChain earlier{reinterpret_cast<float*>(outgoing())};
     const int k_stage = wait_stage();
     Progress progress{k_stage, kNoStage, shared.records[k_stage].flags, false};
-    pass_over_unseen(progress);
+    if constexpr (Config::kSkipsUnseen) pass_over_unseen(progress);
     issue_qk(s, progress.k_stage);
     arch::mma_wait<0>();
     bool again = false, more, one;  // tile in the chain
@@ -393,7 +393,7 @@ struct Consumer {
     } else {
       finish_products(o, p, true);
     }
-    pass_over_unseen(progress);
+    if constexpr (Config::kSkipsUnseen) pass_over_unseen(progress);
     earlier.finish(o, rows);
     return again;
   }

@@ -69,8 +69,8 @@ struct KeyMaskReader {
   }
 
   __device__ __forceinline__ void run() {
-    for_each_task_fed<Config, /*kIsWarp=*/true>(shared, params,
-                              [this](int task) { find(coordinates_of<Config>(params, task)); });
+    for_each_task_fed<Config, /*kIsWarp=*/true>(
+        shared, params, [this](int task) { find(coordinates_of<Config>(params, task)); });
   }
 };
 

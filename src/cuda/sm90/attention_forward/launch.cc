@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "src/cuda/sm90/attention_forward/task_times.h"
 #include "src/cuda/sm90/prepared_launch.h"
@@ -49,12 +50,9 @@ bool may_share_rows(const AttentionProblem& problem, const ConfigChoice& choice,
          bytes <= kL2Bytes;
 }
 
-// The configuration with so many consumers, for keys in so many chains.
-ConfigChoice completed(ConfigChoice choice, int consumers, bool shares_rows, int chains) {
-  choice.shape.consumers = consumers;
-  choice.shape.shares_rows = shares_rows;
-  choice.shape.chained = chains > 1;
-  return choice;
+// Whether neither a causal mask nor a window leaves out keys.
+bool sees_all_keys(const AttentionProblem& problem) {
+  return problem.causal == Causal::kNone && problem.window_left < 0 && problem.window_right < 0;
 }
 
 // Whether the copy engine can bring attn_mask's tiles: it reads from multiples of 16 bytes on only.
@@ -118,10 +116,12 @@ std::string ConfigChoice::type_name() const {
   text += std::string(", bsk::tile::MaskType::") + masks[static_cast<int>(mask)];
   text += shape.shares_rows ? ", true" : ", false";
   text += shape.chained ? ", true" : ", false";
-  if (shape.mask_unaligned || shape.plans_tasks) {
-    text += shape.mask_unaligned ? ", true" : ", false";
+  // Up to the last that is not the default.
+  std::string written;
+  for (const bool flag : {shape.mask_unaligned, shape.plans_tasks, shape.skips_unseen}) {
+    written += flag ? ", true" : ", false";
+    if (flag) text += std::exchange(written, {});
   }
-  if (shape.plans_tasks) text += ", true";
   return text + ">";
 }
 
@@ -136,7 +136,7 @@ std::string ConfigChoice::name() const {
     text.append("_block").append(std::to_string(shape.block_keys));
   if (shape.plans_tasks) text += "_planned";
   if (shape.chained) {
-    text += "_chained";
+    text += shape.skips_unseen ? "_chained_skipping" : "_chained";
   } else if (shape.shares_rows) {
     text += "_shared";
   }
@@ -191,9 +191,18 @@ ConfigChoice base_config(const AttentionProblem& problem) {
       lists.present ? std::min<int>(lists.block_k, choice.shape.kv_tile) : choice.shape.kv_tile;
   // The warp that plans has nothing else to do, and all that is listed is visible.
   choice.shape.plans_tasks = lists.present && choice.shape.consumers == 2 &&
-                             choice.mask == tile::MaskType::kNone &&
-                             problem.causal == Causal::kNone && problem.window_left < 0 &&
-                             problem.window_right < 0;
+                             choice.mask == tile::MaskType::kNone && sees_all_keys(problem);
+  return choice;
+}
+
+// The configuration with so many consumers, for keys in so many chains.
+ConfigChoice completed(const AttentionProblem& problem, int consumers, bool shares_rows,
+                       int chains) {
+  ConfigChoice choice = base_config(problem);
+  choice.shape.consumers = consumers;
+  choice.shape.shares_rows = shares_rows;
+  choice.shape.chained = chains > 1;
+  choice.shape.skips_unseen = chains > 1 && !sees_all_keys(problem);
   return choice;
 }
 
@@ -217,7 +226,7 @@ ConfigChoice choose_config(const AttentionProblem& problem, int multiprocessors)
       shares_rows = false;
     }
   }
-  return completed(choice, consumers, shares_rows, chains);
+  return completed(problem, consumers, shares_rows, chains);
 }
 
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -275,8 +284,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
     lists.batch_stride =
         layout.batch == 1 ? 0 : static_cast<int32_t>(layout.heads * layout.q_blocks);
     lists.head_stride = layout.heads == 1 ? 0 : static_cast<int32_t>(layout.q_blocks);
-    lists.heads_per_list =
-        divisor_of(problem.q_heads() / std::max<int64_t>(layout.heads, 1));
+    lists.heads_per_list = divisor_of(problem.q_heads() / std::max<int64_t>(layout.heads, 1));
   }
   params.transform = {static_cast<float>(problem.scale), static_cast<float>(problem.softcap)};
   params.mask = mask_tensor(problem, buffers);
@@ -333,8 +341,7 @@ std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
                                         const AttentionPlan& plan) {
   if (plan.tasks == 0) return nullptr;
   // The plan's tile size tells which of the configurations for this problem it chose.
-  const ConfigChoice choice =
-      completed(base_config(problem), plan.q_tile / 64, plan.row_tiles > 0, plan.splits);
+  const ConfigChoice choice = completed(problem, plan.q_tile / 64, plan.row_tiles > 0, plan.splits);
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks);
   shape.threads = static_cast<uint32_t>(plan.threads);
@@ -397,7 +404,10 @@ std::vector<cuda::KernelRequest> documented_requests() {
         shared.shape.shares_rows = true;
         requests.push_back(request(shared));
         shared.shape.chained = true;
-        requests.push_back(request(shared));
+        for (const bool skips : {false, true}) {
+          shared.shape.skips_unseen = skips;
+          requests.push_back(request(shared));
+        }
       }
       for (const ConfigChoice& masked : with_masks(choice)) requests.push_back(request(masked));
       choice.shape.block_keys = 64;

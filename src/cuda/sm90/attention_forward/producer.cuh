@@ -123,11 +123,13 @@ struct ChainWalk {
     if (tile - chains < begin) record.flags |= Record::kChainBegins;
     const uint32_t later = tiles_left();
     if (later != 0) record.flags |= Record::kHasNext;
+    if constexpr (Config::kSkipsUnseen) {
 #pragma unroll
-    for (int w = 0; w < Config::kConsumers; ++w) {
-      const uint32_t seen = tiles_seen(params, at, w);
-      if (seen >> tile & 1) record.flags |= Record::kSees << w;
-      if (seen & later) record.flags |= Record::kSeesLater << w;
+      for (int w = 0; w < Config::kConsumers; ++w) {
+        const uint32_t seen = tiles_seen(params, at, w);
+        if (seen >> tile & 1) record.flags |= Record::kSees << w;
+        if (seen & later) record.flags |= Record::kSeesLater << w;
+      }
     }
     return record;
   }
@@ -318,8 +320,8 @@ struct Producer {
   }
 
   __device__ __forceinline__ void run() {
-    for_each_task_fed<Config, /*kIsWarp=*/false>(shared, params,
-                              [this](int task) { load(coordinates_of<Config>(params, task)); });
+    for_each_task_fed<Config, /*kIsWarp=*/false>(
+        shared, params, [this](int task) { load(coordinates_of<Config>(params, task)); });
   }
 };
 

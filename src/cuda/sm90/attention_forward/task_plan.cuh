@@ -5,8 +5,8 @@
 // each to a CTA that has been given least: what would come of it if CTAs took the next task from a
 // counter whenever they have done one, but of a model of their times. All CTAs come to the same
 // plan, and each notes down its own tasks. So nothing is shared between CTAs, nor between launches
-// that run at once, and a mask that is changed between replays of a graph is planned anew. Where all
-// lists are equally long every CTA gets every n-th task.
+// that run at once, and a mask that is changed between replays of a graph is planned anew. Where
+// all lists are equally long every CTA gets every n-th task.
 #pragma once
 
 #include "src/cuda/arch/barrier.cuh"
@@ -76,8 +76,8 @@ struct TaskPlanner {
     ring.advance();
   }
 
-  // Calls visit(CTA, task) for the CTAs that have been given up to `most`, and the tasks from `next`
-  // on, as far as there are any. Returns how many CTAs they are.
+  // Calls visit(CTA, task) for the CTAs that have been given up to `most`, and the tasks from
+  // `next` on, as far as there are any. Returns how many CTAs they are.
   template <class Visit>
   __device__ __forceinline__ int for_each_taker(int most, int next, Visit visit) const {
     const int begin = next, lane = tile::lane_index();

@@ -138,9 +138,8 @@ __device__ __forceinline__ Coordinates coordinates_of(const Params& params, int 
             task_number % Config::kConsumers,
             row_tiles};
   }
-  const tile::Task task = Config::kPlansTasks
-                              ? tile::task_in_order(params.schedule, task_number)
-                              : tile::task_of(params.schedule, task_number);
+  const tile::Task task = Config::kPlansTasks ? tile::task_in_order(params.schedule, task_number)
+                                              : tile::task_of(params.schedule, task_number);
   const int batch = params.q_heads.divide(task.head);
   const int q_head = task.head - batch * static_cast<int>(params.q_heads.value);
   const int first_row = task.q_tile * Config::kQTile;
