@@ -142,6 +142,40 @@ def test_skewed_rows_one_key_and_one_row() -> None:
     check(*qkv(2, 4, 2, 1, 700, 128), block_mask=row)
 
 
+def _rows_of_any_lengths(kv_blocks: int, seed: int) -> torch.Tensor:
+    """[1, 9, 40, kv_blocks]: few rows long, many short, some empty."""
+    noise = generator(seed)
+    share = torch.rand(1, 9, 40, 1, generator=noise, device=DEVICE) ** 4
+    return torch.rand(1, 9, 40, kv_blocks, generator=noise, device=DEVICE) < share
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 64), (128, 16)], ids=str)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_more_rows_of_any_lengths_than_ctas(size: tuple[int, int], head_dim: int) -> None:
+    """Which CTA computes which rows is planned on the device; in steep scores some rows are
+    computed twice."""
+    mask = BlockMask.from_dense(_rows_of_any_lengths(1024 // size[1], 1), size)
+    Q, K, V = qkv(1, 9, 9, 40 * 128 - 5, 1021, head_dim)
+    check(Q, K, V, block_mask=mask)
+    check(Q, K, V, 1.0, block_mask=mask)
+
+
+@gpu_tools.needs_cuda
+def test_a_graph_plans_the_rows_of_a_changed_mask_anew() -> None:
+    mask = BlockMask.from_dense(_rows_of_any_lengths(8, 1), 128)
+    Q, K, V = qkv(1, 9, 9, 40 * 128, 1024, 64)
+    out = attention_forward(Q, K, V, block_mask=mask)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        attention_forward(Q, K, V, block_mask=mask, out=out)
+    for seed in range(2, 6):
+        mask.update_(_rows_of_any_lengths(8, seed))
+        graph.replay()
+        assert torch.equal(out, attention_forward(Q, K, V, block_mask=mask))
+        check(Q, K, V, block_mask=mask)
+
+
 OTHERS: list[dict[str, Any]] = [
     {"window": (90, 40)},
     {"softcap": 10.0, "is_causal": True},

@@ -20,7 +20,10 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """A block mask to build: `pattern` is random, window or document."""
+    """A block mask to build: `pattern` is random, skewed, window or document.
+
+    Of skewed blocks one row in ten has six times `density`, the others as much less.
+    """
 
     pattern: str = "random"
     density: float = 0.25
@@ -89,7 +92,7 @@ class Case:
         if self.blocks:
             size = "x".join(str(s) for s in dict.fromkeys(self.blocks.size))
             parts.append(f"block{size}_{self.blocks.pattern}")
-            if self.blocks.pattern == "random":
+            if self.blocks.pattern in ("random", "skewed"):
                 parts.append(f"density{self.blocks.density:g}_per_{self.blocks.heads}head")
             else:
                 parts.append(f"{self.blocks.window}")
@@ -160,8 +163,10 @@ class Case:
         )
 
     def _block_mask(self, blocks: Blocks, generator: torch.Generator) -> BlockMask:
+        heads = {"1": 1, "kv": self.kv_heads, "q": self.q_heads}[blocks.heads]
+        if blocks.pattern == "skewed":
+            return self._skewed_mask(blocks, heads, generator)
         if blocks.pattern == "random":
-            heads = {"1": 1, "kv": self.kv_heads, "q": self.q_heads}[blocks.heads]
             return BlockMask.random(
                 self.q_len,
                 self.kv_len,
@@ -187,8 +192,21 @@ class Case:
                 block_size=blocks.size,
             )
         raise ValueError(
-            f"pattern: must be 'random', 'window' or 'document'; got {blocks.pattern!r}. "
-            "Choose one."
+            "pattern: must be 'random', 'skewed', 'window' or 'document'; "
+            f"got {blocks.pattern!r}. Choose one."
+        )
+
+    def _skewed_mask(self, blocks: Blocks, heads: int, generator: torch.Generator) -> BlockMask:
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(1, heads, *shape, generator=generator, device=generator.device)
+
+        q_blocks, kv_blocks = (
+            -(-length // size)
+            for length, size in zip((self.q_len, self.kv_len), blocks.size, strict=True)
+        )
+        share = torch.where(draw(q_blocks, 1) < 0.1, 6.0, 4 / 9) * blocks.density
+        return BlockMask.from_dense(
+            draw(q_blocks, kv_blocks) < share, blocks.size, q_len=self.q_len, kv_len=self.kv_len
         )
 
 

@@ -114,6 +114,9 @@ _WINDOW_SINK = tuple(
     varied(_LONG_WIDE, blocks=Blocks("window", window=1024, sink=sink, size=(128, 128)))
     for sink in (0, 64)
 )
+_SKEWED = tuple(
+    varied(base, blocks=Blocks("skewed", density=0.125)) for base in (_LONG_WIDE, _LONG)
+)
 _DOCUMENT = varied(_LONG_WIDE, blocks=Blocks("document", window=2000), is_causal=True)
 
 _SPARSE_TABLE = Table(
@@ -132,6 +135,7 @@ _SPARSE_TABLE = Table(
         ),
         *densities(_64K, 128, 0.25, 0.11, 0.06, 0.02),
         *densities(varied(_64K, head_dim=64), 128, 0.11),
+        *_SKEWED,
         *_CAUSAL_BLOCKS,
         *densities(varied(_LONG, is_causal=True), 128, 0.25),
         *_WINDOW_SINK,
@@ -144,8 +148,10 @@ _SPARSE_TABLE = Table(
         *densities(_4K, 128, 0.52, 0.27, 0.13, 0.08),
         *(c for n in (2048, 8192) for c in densities(varied(_LONG_WIDE, q_len=n), 128, 0.25)),
         *_CAUSAL_BLOCKS,
+        *_SKEWED,
     ),
-    "time against density, bf16, B1 H16: random blocks per query head, window + sink, documents",
+    "time against density, bf16, B1 H16: random blocks per query head, skewed rows, window + sink, "
+    "documents",
 )
 
 # ---- masks ------------------------------------------------------------------------------------
