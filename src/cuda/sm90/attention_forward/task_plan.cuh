@@ -2,16 +2,15 @@
 // the lists are.
 //
 // One warp of each CTA goes through the tasks in their order while the others compute, and gives
-// each to a CTA that has been given least: what would come of it if CTAs took the next task from a
-// counter whenever they have done one, but of a model of their times. All CTAs come to the same
-// plan, and each notes down its own tasks. So nothing is shared between CTAs, nor between launches
-// that run at once, and a mask that is changed between replays of a graph is planned anew. Where
-// all lists are equally long every CTA gets every n-th task.
+// each to a CTA that has been given least, as if CTAs took the next task from a counter whenever
+// they are done with one. All CTAs come to the same plan, from the same lengths, and each notes down
+// its own tasks. So nothing is shared between CTAs, nor between launches that run at once, and a
+// mask that is changed between replays of a graph is planned anew. Where all lists are equally long
+// every CTA gets every n-th task.
 #pragma once
 
 #include "src/cuda/arch/barrier.cuh"
 #include "src/cuda/arch/core.cuh"
-#include "src/cuda/arch/numerics.cuh"
 #include "src/cuda/sm90/attention_forward/config.h"
 #include "src/cuda/sm90/attention_forward/tile_walk.cuh"
 #include "src/cuda/tile/block_list.cuh"
