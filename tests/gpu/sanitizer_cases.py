@@ -51,7 +51,8 @@ def cases() -> Iterator[tuple[str, list[torch.Tensor], dict[str, Any]]]:
     yield "five tiles", tensors(70, 600), {"is_causal": "lower_right"}
     # More rows than one wave has room for: chains, and rows shared out over the ends of heads.
     many = [t.repeat(48, 1, 1, 1) for t in tensors(70, 300)]
-    yield "chains", many, {"is_causal": True}
+    yield "chains", many, {}
+    yield "chains, causal", many, {"is_causal": True}
     yield "shared rows", [t.repeat(6, 1, 1, 1) for t in tensors(970, 600)], {}
     yield "few queries, many keys", tensors(3, 1500), {}
     yield "d128, short", tensors(70, 100, 128), {}
@@ -77,6 +78,8 @@ def cases() -> Iterator[tuple[str, list[torch.Tensor], dict[str, Any]]]:
     for size in ((128, 128), (64, 64), (64, 16)):
         mask = blocks(200, 300, size)
         yield f"blocks {size[0]}x{size[1]}", tensors(200, 300), {"block_mask": mask}
+    planned = [t.repeat(9, 1, 1, 1) for t in tensors(600, 300)]
+    yield "planned rows", planned, {"block_mask": blocks(600, 300, (128, 128))}
     partial = BlockMask.sliding_window(200, 300, 90, sink=5, block_size=64, device=DEVICE)
     yield "partial blocks", tensors(200, 300), {"block_mask": partial, "is_causal": "lower_right"}
     rows_first = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in tensors(70, 150)]
