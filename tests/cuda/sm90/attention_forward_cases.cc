@@ -470,6 +470,7 @@ std::vector<Case> edge_cases() {
        .block_q = 128,
        .block_k = 128},
       {.name = "block_128x64", .q_len = 200, .kv_len = 400, .block_q = 128, .block_k = 64},
+      {.name = "block_128x16", .q_len = 300, .kv_len = 400, .block_q = 128, .block_k = 16},
       {.name = "block_64x128", .q_len = 200, .kv_len = 400, .block_q = 64, .block_k = 128},
       {.name = "block_64x16", .q_len = 100, .kv_len = 333, .block_q = 64, .block_k = 16},
       {.name = "block_64x32", .q_len = 100, .kv_len = 333, .block_q = 64, .block_k = 32},

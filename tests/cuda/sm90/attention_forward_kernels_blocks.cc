@@ -32,3 +32,7 @@ BSK_EMULATE_ATTENTION_FORWARD(
     b128_d128,
     bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 128, 128, 2, 128, 128, false,
                                          bsk::tile::MaskType::kNone, false, false, false, true>);
+BSK_EMULATE_ATTENTION_FORWARD(
+    b128x16,
+    bsk::sm90::attention_forward::Config<bsk::arch::Element::kFloat16, 64, 64, 2, 128, 16, false,
+                                         bsk::tile::MaskType::kNone, false, false, false, true>);

@@ -122,6 +122,7 @@ std::vector<KernelRequest> compiled_here() {
            ConfigChoice{kFp16, {128, 128, 2, 64, 64, 4}, true, tile::MaskType::kFloat32},
            ConfigChoice{kFp16, {128, 128, 1, 128, 64}, false, tile::MaskType::kKeys},
            ConfigChoice{kFp16, {128, 128, 2, 128, 16}},
+           ConfigChoice{kFp16, {128, 128, 2, 128, 16, 0, false, false, false, true}},
            ConfigChoice{kFp16, {64, 64, 1, 128, 32}},
            ConfigChoice{kFp16, {64, 64, 1, 128, 16, 2, true}, true, tile::MaskType::kFloat16},
        }) {

@@ -43,7 +43,7 @@ constexpr int kFoundStages = 6;
 // of its own, and knows the costs of so many.
 constexpr int kPlannedCtas = 160;
 constexpr int kPlannedTasks = 4;
-constexpr int kPlannedCosts = 512;
+constexpr int kPlannedCosts = 256;
 
 constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;

@@ -22,7 +22,7 @@ namespace bsk::sm90::attention_forward {
 template <class Config>
 struct TaskPlanner {
   static constexpr int kLanes = arch::kWarpThreads;
-  static constexpr int kPerLane = 4, kAtOnce = kPerLane * kLanes;
+  static constexpr int kPerLane = 3, kAtOnce = kPerLane * kLanes;
   static constexpr int kSeam = 2;  // what a task costs besides its tiles of keys, in tiles
 
   typename Config::SharedMemory& shared;
