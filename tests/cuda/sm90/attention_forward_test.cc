@@ -187,6 +187,20 @@ TEST(Schedule, EndsWithAWholeGroupOfHeads) {
   EXPECT_EQ(make_plan(problem, emulated_gpu(132)).dealt, 2048 - 8 * 132);
 }
 
+// Two rounds in alternating direction even out what a causal mask makes of lengths; three do not.
+TEST(Schedule, DealsOutWhatPersistentCtasWouldNotEvenOut) {
+  const auto plan_of = [](int64_t heads, int64_t q_len) {
+    AttentionProblem problem =
+        dense_problem(DataType::kBFloat16, 1, heads, heads, q_len, q_len, 128, 128);
+    problem.causal = Causal::kLowerRight;
+    return make_plan(problem, emulated_gpu(132));
+  };
+  EXPECT_EQ(plan_of(16, 2048).dealt, 0);
+  EXPECT_EQ(plan_of(16, 2048).tasks, 132);
+  EXPECT_GT(plan_of(24, 2048).tasks, 132);
+  EXPECT_GT(plan_of(16, 8192).dealt, 0);
+}
+
 TEST(Schedule, SaysThatRowsAreSharedOut) {
   const AttentionProblem problem = dense_problem(DataType::kFloat16, 16, 12, 12, 512, 512, 64, 64);
   AttentionPlan plan = make_plan(problem, emulated_gpu(132));

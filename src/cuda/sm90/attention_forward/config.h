@@ -39,8 +39,8 @@ constexpr int kSharedReservedPerCta = 1024;  // the system's
 constexpr int kMaskTileStages = 2;
 constexpr int kFoundStages = 6;
 
-// Plans of block masks' tasks (task_plan.cuh): for at most so many CTAs; each is so many tasks ahead
-// of its own, and knows the costs of so many.
+// Plans of block masks' tasks (task_plan.cuh): for at most so many CTAs; each is so many tasks
+// ahead of its own, and knows the costs of so many.
 constexpr int kPlannedCtas = 160;
 constexpr int kPlannedTasks = 4;
 constexpr int kPlannedCosts = 256;

@@ -21,22 +21,42 @@ bool mask_rows_repeat(const AttentionProblem& problem) {
   return problem.mask.shape[2] == 1 || problem.mask.stride[2] == 0;
 }
 
+// Whether batch entries have masks of keys of their own, of which the host knows nothing.
+bool padding_differs(const AttentionProblem& problem) {
+  return problem.mask_kind == MaskKind::kBool && mask_rows_repeat(problem) && problem.batch() > 1 &&
+         broadcast_step(problem.mask, 0) != 0;
+}
+
 // Where the keys per tile of queries differ much, the hardware deals tiles out, one CTA each, to
 // multiprocessors as they become free; where they are equal or short, or planned on the device,
 // persistent CTAs save the prologues.
 bool lengths_differ(const AttentionProblem& problem) {
   if (problem.kv_len() < 2048) return false;
-  const bool padding_differs = problem.mask_kind == MaskKind::kBool && mask_rows_repeat(problem) &&
-                               problem.batch() > 1 && broadcast_step(problem.mask, 0) != 0;
   const bool window_is_short =
       problem.window_left >= 0 && problem.window_left < problem.kv_len() / 2;
-  return padding_differs || (problem.causal != Causal::kNone && !window_is_short) ||
+  return padding_differs(problem) || (problem.causal != Causal::kNone && !window_is_short) ||
          (problem.block_mask.present && problem.block_mask.block_q == 64);
 }
 
 // Of K and V.
 int64_t kv_head_bytes(const AttentionProblem& problem) {
   return 2 * problem.kv_len() * (problem.head_dim() + problem.v_head_dim());
+}
+
+// Heads whose tasks are numbered together, the longest first (tile/scheduler.cuh).
+int64_t heads_together(const AttentionProblem& problem) {
+  if (problem.causal == Causal::kNone) return 1;
+  const int64_t kv_heads =
+      std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes(problem), 1));
+  const int64_t heads_per_kv_head = problem.q_heads() / std::max<int64_t>(problem.kv_heads(), 1);
+  return std::clamp<int64_t>(kv_heads * heads_per_kv_head, 1,
+                             std::max<int64_t>(problem.batch() * problem.q_heads(), 1));
+}
+
+// Whether persistent CTAs even out what they get.
+bool persistent_even_out(const AttentionProblem& problem, const Shape& shape, int64_t ctas) {
+  return !padding_differs(problem) && !problem.block_mask.present &&
+         evens_out(problem, shape.q_tile(), heads_together(problem), ctas);
 }
 
 // Whether tiles of 64 rows may be shared out evenly, to CTAs whose three consumers each take every
@@ -246,7 +266,7 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
     plan.tasks = shares.ctas;
   } else if (choice.shape.plans_tasks) {
     plan.tasks = std::min<int64_t>({tasks, together, kPlannedCtas});
-  } else if (lengths_differ(problem)) {
+  } else if (lengths_differ(problem) && !persistent_even_out(problem, choice.shape, together)) {
     // Persistent CTAs take about half of the tasks, in an even number of rounds; the others suffice
     // to even out what those got. Where two CTAs share a multiprocessor, one computes while the
     // other begins.
@@ -308,12 +328,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   schedule.heads = static_cast<int32_t>(problem.batch() * problem.q_heads());
   schedule.tasks = schedule.q_tiles * schedule.heads;
   schedule.longest_first = problem.causal != Causal::kNone;
-  int64_t group = 1;
-  if (schedule.longest_first) {
-    const int64_t kv_heads =
-        std::max<int64_t>(1, kL2ShareBytes / std::max<int64_t>(kv_head_bytes(problem), 1));
-    group = std::min<int64_t>(schedule.heads, kv_heads * params.q_heads_per_kv_head.value);
-  }
+  const int64_t group = heads_together(problem);
   const int64_t rest = schedule.heads % group, first = rest > 0 ? rest : group;
   schedule.heads_per_group = divisor_of(group);
   schedule.heads_of_first = divisor_of(first);

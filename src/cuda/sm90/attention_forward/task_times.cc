@@ -1,6 +1,7 @@
 #include "src/cuda/sm90/attention_forward/task_times.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "src/cuda/sm90/problem.h"
 
@@ -105,6 +106,32 @@ double time_of_shares(const AttentionProblem& problem, int multiprocessors) {
                               time_of_piece(std::max(end - back, end_of_front), end));
   }
   return most;
+}
+
+bool evens_out(const AttentionProblem& problem, int64_t rows, int64_t heads_together,
+               int64_t ctas) {
+  // With more rounds dealing tasks out evens out as well, and there are many to go through.
+  constexpr int64_t kMostRounds = 4;
+  constexpr double kNearly = 1.04;
+  const int64_t tiles = q_tiles(problem, rows), heads = problem.q_heads() * problem.batch();
+  if (tiles * heads > kMostRounds * ctas) return false;
+  const tile::Visibility visibility = visibility_of(problem);
+  std::vector<double> load(static_cast<size_t>(ctas), 0.0);
+  double sum = 0.0;
+  int64_t task = 0;
+  int64_t group = heads % heads_together > 0 ? heads % heads_together : heads_together;
+  for (int64_t head = 0; head < heads; head += group, group = heads_together) {
+    for (int64_t i = tiles - 1; i >= 0; --i) {
+      const double time =
+          kSeam + static_cast<double>(key_tiles(problem, visibility, rows * i, rows * (i + 1)));
+      for (int64_t h = 0; h < group; ++h, ++task) {
+        const int64_t round = task / ctas, place = task % ctas;
+        load[static_cast<size_t>(round % 2 == 0 ? place : ctas - 1 - place)] += time;
+        sum += time;
+      }
+    }
+  }
+  return *std::max_element(load.begin(), load.end()) * static_cast<double>(ctas) <= kNearly * sum;
 }
 
 }  // namespace bsk::sm90::attention_forward

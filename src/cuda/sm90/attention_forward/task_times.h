@@ -24,4 +24,8 @@ double time_of_tasks(const AttentionProblem& problem, int consumers, int multipr
 // Of shared rows, on the CTA that has most to do.
 double time_of_shares(const AttentionProblem& problem, int multiprocessors);
 
+// Whether persistent CTAs get nearly equal shares of a few rounds of tasks of so many rows, which
+// are numbered for so many heads together, the longest first (tile/scheduler.cuh).
+bool evens_out(const AttentionProblem& problem, int64_t rows, int64_t heads_together, int64_t ctas);
+
 }  // namespace bsk::sm90::attention_forward
