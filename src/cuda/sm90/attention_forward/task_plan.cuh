@@ -3,10 +3,10 @@
 //
 // One warp of each CTA goes through the tasks in their order while the others compute, and gives
 // each to a CTA that has been given least, as if CTAs took the next task from a counter whenever
-// they are done with one. All CTAs come to the same plan, from the same lengths, and each notes down
-// its own tasks. So nothing is shared between CTAs, nor between launches that run at once, and a
-// mask that is changed between replays of a graph is planned anew. Where all lists are equally long
-// every CTA gets every n-th task.
+// they are done with one. All CTAs come to the same plan, from the same lengths, and each notes
+// down its own tasks. So nothing is shared between CTAs, nor between launches that run at once, and
+// a mask that is changed between replays of a graph is planned anew. Where all lists are equally
+// long every CTA gets every n-th task.
 #pragma once
 
 #include "src/cuda/arch/barrier.cuh"
