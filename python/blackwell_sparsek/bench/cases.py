@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from blackwell_sparsek._block_lists import ceil_div
 from blackwell_sparsek.block_mask import BlockMask
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -200,10 +201,8 @@ class Case:
         def draw(*shape: int) -> Tensor:
             return torch.rand(1, heads, *shape, generator=generator, device=generator.device)
 
-        q_blocks, kv_blocks = (
-            -(-length // size)
-            for length, size in zip((self.q_len, self.kv_len), blocks.size, strict=True)
-        )
+        q_blocks = ceil_div(self.q_len, blocks.size[0])
+        kv_blocks = ceil_div(self.kv_len, blocks.size[1])
         share = torch.where(draw(q_blocks, 1) < 0.1, 6.0, 4 / 9) * blocks.density
         return BlockMask.from_dense(
             draw(q_blocks, kv_blocks) < share, blocks.size, q_len=self.q_len, kv_len=self.kv_len

@@ -215,14 +215,6 @@ struct Consumer {
     bool k_is_ready;       // of the next tile, as far as is known (step_ahead)
   };
 
-  __device__ __forceinline__ Progress start(float (&s)[kScores]) {
-    const int k_stage = wait_stage();
-    const Progress progress{k_stage, kNoStage, shared.records[k_stage].flags, false};
-    issue_qk(s, k_stage);
-    arch::mma_wait<0>();
-    return progress;
-  }
-
   // Whether rows of this consumer see something of the tile, of keys in chains.
   __device__ __forceinline__ bool sees(uint32_t flags) const {
     return flags & (Record::kSees << warpgroup);
@@ -244,6 +236,16 @@ struct Consumer {
       arrive_once_per_warp(shared.stage_free[k_stage]);
       arrive_once_per_warp(shared.stage_free[v_stage]);
     }
+  }
+
+  // QK of the first tile, of chains the first that this consumer sees.
+  __device__ __forceinline__ Progress start(float (&s)[kScores]) {
+    const int k_stage = wait_stage();
+    Progress progress{k_stage, kNoStage, shared.records[k_stage].flags, false};
+    if constexpr (Config::kSkipsUnseen) pass_over_unseen(progress);
+    issue_qk(s, progress.k_stage);
+    arch::mma_wait<0>();
+    return progress;
   }
 
   // One tile of keys, whose scores are in `s`: QK of the next tile is issued before PV of this one.
@@ -370,11 +372,7 @@ struct Consumer {
     static_assert(Config::kShape.outgoing_bytes() ==
                   4 * arch::kWarpThreads * EarlierChain::kFloats);
     EarlierChain earlier{reinterpret_cast<float*>(outgoing())};
-    const int k_stage = wait_stage();
-    Progress progress{k_stage, kNoStage, shared.records[k_stage].flags, false};
-    if constexpr (Config::kSkipsUnseen) pass_over_unseen(progress);
-    issue_qk(s, progress.k_stage);
-    arch::mma_wait<0>();
+    Progress progress = start(s);
     bool again = false, more, one;  // tile in the chain
     do {
       const bool stay = bold && first_maxima_may_do(progress.flags);

@@ -85,10 +85,15 @@ struct ChainWalk {
 
   __device__ __forceinline__ ChainWalk(const Params& params, const Coordinates& at)
       : chains(params.chains) {
-    const tile::KeyRange range =
-        tile::keys_of_any_row(params.visibility, at.first_row, at.last_row);
-    begin = range.begin / Config::kKvTile;
-    end = (range.end + Config::kKvTile - 1) / Config::kKvTile;
+    const tile::KeyRange tiles = tiles_of_rows(params, at.first_row, at.last_row);
+    begin = tiles.begin;
+    end = tiles.end;
+  }
+  // The tiles of which some row sees something.
+  static __device__ __forceinline__ tile::KeyRange tiles_of_rows(const Params& params,
+                                                                 int first_row, int last_row) {
+    const tile::KeyRange keys = tile::keys_of_any_row(params.visibility, first_row, last_row);
+    return {keys.begin / Config::kKvTile, (keys.end + Config::kKvTile - 1) / Config::kKvTile};
   }
   // To the next tile, or the first one.
   __device__ __forceinline__ bool advance() {
@@ -109,11 +114,9 @@ struct ChainWalk {
   static __device__ __forceinline__ uint32_t tiles_seen(const Params& params, const Coordinates& at,
                                                         int consumer) {
     const int row = first_row_of<Config>(at, consumer);
-    const tile::KeyRange range = tile::keys_of_any_row(
-        params.visibility, row, row + 63 < at.last_row ? row + 63 : at.last_row);
-    const int first = range.begin / Config::kKvTile;
-    const int end = (range.end + Config::kKvTile - 1) / Config::kKvTile;
-    return first < end ? (1u << end) - (1u << first) : ~0u;
+    const tile::KeyRange tiles =
+        tiles_of_rows(params, row, row + 63 < at.last_row ? row + 63 : at.last_row);
+    return tiles.begin < tiles.end ? (1u << tiles.end) - (1u << tiles.begin) : ~0u;
   }
   __device__ __forceinline__ tile::TileRecord<1> record(const Params& params,
                                                         const Coordinates& at) const {
