@@ -260,4 +260,14 @@ const EmulatedEntry& emulated_kernel(const std::string& config) {
   throw std::runtime_error("not compiled for the emulator: " + config);
 }
 
+DeviceProperties emulated_gpu(int multiprocessors) {
+  DeviceProperties device;
+  device.type = DeviceType::kCuda;
+  device.name = "emulated";
+  device.compute_capability = 90;
+  device.multiprocessors = multiprocessors;
+  device.shared_bytes = 227 * 1024;
+  return device;
+}
+
 }  // namespace bsk::test

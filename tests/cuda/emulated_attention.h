@@ -97,4 +97,25 @@ struct RegisterEmulated {
 };
 const EmulatedEntry& emulated_kernel(const std::string& config);
 
+// A Hopper GPU of so many multiprocessors.
+DeviceProperties emulated_gpu(int multiprocessors);
+
+// Launches a kernel as its plan says; clusters in grid_y rows of CTAs.
+template <class Params>
+void launch_emulated(const std::string& config, Params params,
+                     const std::vector<cuda::TensorMapSpec>& specs, const Tensors& tensors,
+                     const AttentionPlan& plan, emulation::Timing timing, int cluster = 1,
+                     int grid_y = 1) {
+  params.q = encode_for_emulator(specs[0], tensors.buffers.q);
+  params.k = encode_for_emulator(specs[1], tensors.buffers.k);
+  params.v = encode_for_emulator(specs[2], tensors.buffers.v);
+  if constexpr (requires { params.mask_map; }) {
+    if (specs.size() > 3) params.mask_map = encode_for_emulator(specs[3], tensors.buffers.mask);
+  }
+  const EmulatedEntry& entry = emulated_kernel(config);
+  emulation::machine().launch(
+      static_cast<int>(plan.tasks) / grid_y, plan.threads, static_cast<int>(plan.shared_bytes),
+      timing, [&] { entry(&params); }, cluster, grid_y);
+}
+
 }  // namespace bsk::test

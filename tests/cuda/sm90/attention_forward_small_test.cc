@@ -12,30 +12,17 @@ namespace bsk::sm90::attention_forward_small {
 namespace {
 
 using test::Case;
-
-DeviceProperties emulated_gpu(const Case& c) {
-  DeviceProperties device;
-  device.type = DeviceType::kCuda;
-  device.compute_capability = 90;
-  device.multiprocessors = c.multiprocessors;
-  return device;
-}
+using test::emulated_gpu;
 
 void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) {
   const AttentionProblem& problem = tensors.problem;
-  const DeviceProperties device = emulated_gpu(c);
+  const DeviceProperties device = emulated_gpu(c.multiprocessors);
   const auto against = reasons(problem, device);
   ASSERT_TRUE(against.empty()) << against[0];
   const AttentionPlan plan = make_plan(problem, device);
   const ConfigChoice choice = choose_config(problem, c.multiprocessors);
-  Params params = make_params(problem, tensors.buffers);
-  const auto specs = tensor_map_specs(problem, choice);
-  params.q = test::encode_for_emulator(specs[0], tensors.buffers.q);
-  params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);
-  params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
-  const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
-  emulation::machine().launch(static_cast<int>(plan.tasks), plan.threads,
-                              static_cast<int>(plan.shared_bytes), timing, [&] { entry(&params); });
+  test::launch_emulated(choice.type_name(), make_params(problem, tensors.buffers),
+                        tensor_map_specs(problem, choice), tensors, plan, timing);
 }
 
 std::vector<Case> cases() {
@@ -135,16 +122,11 @@ INSTANTIATE_TEST_SUITE_P(Cases, EmulatedSmall, ::testing::ValuesIn(cases()),
 void run_throughput(const Case& c, const test::Tensors& tensors, emulation::Timing timing) {
   namespace throughput = bsk::sm90::attention_forward;
   const AttentionProblem& problem = tensors.problem;
-  const AttentionPlan plan = throughput::make_plan(problem, emulated_gpu(c));
+  const AttentionPlan plan = throughput::make_plan(problem, emulated_gpu(c.multiprocessors));
   const auto choice = throughput::choose_config(problem, c.multiprocessors);
-  auto params = throughput::make_params(problem, tensors.buffers, choice, plan);
-  const auto specs = throughput::tensor_map_specs(problem, choice);
-  params.q = test::encode_for_emulator(specs[0], tensors.buffers.q);
-  params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);
-  params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
-  const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
-  emulation::machine().launch(static_cast<int>(plan.tasks), plan.threads,
-                              static_cast<int>(plan.shared_bytes), timing, [&] { entry(&params); });
+  test::launch_emulated(choice.type_name(),
+                        throughput::make_params(problem, tensors.buffers, choice, plan),
+                        throughput::tensor_map_specs(problem, choice), tensors, plan, timing);
 }
 
 void expect_same_bits(const Case& c, const test::Tensors& a, const test::Tensors& b) {
@@ -319,7 +301,7 @@ TEST(EmulatedSmallKernel, HasTheBitsOfTheThroughputKernelWhereRowsSeeNothing) {
 TEST(EmulatedSmallKernel, SaysWhyItCannot) {
   Case c = {.name = "why", .q_len = 1024, .kv_len = 1024};
   const test::Tensors tensors(c);
-  const auto against = reasons(tensors.problem, emulated_gpu(c));
+  const auto against = reasons(tensors.problem, emulated_gpu(c.multiprocessors));
   ASSERT_EQ(against.size(), 1u);
   EXPECT_NE(against[0].find("up to 512 keys"), std::string::npos);
 }

@@ -10,34 +10,20 @@ namespace bsk::sm90::attention_forward_split {
 namespace {
 
 using test::Case;
+using test::emulated_gpu;
 
 constexpr DataType kBf16 = DataType::kBFloat16;
 
-DeviceProperties gpu(int multiprocessors) {
-  DeviceProperties device;
-  device.type = DeviceType::kCuda;
-  device.compute_capability = 90;
-  device.multiprocessors = multiprocessors;
-  return device;
-}
-
 AttentionPlan run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) {
   const AttentionProblem& problem = tensors.problem;
-  const DeviceProperties device = gpu(c.multiprocessors);
+  const DeviceProperties device = emulated_gpu(c.multiprocessors);
   const auto against = reasons(problem, device);
   EXPECT_TRUE(against.empty()) << against[0];
   const AttentionPlan plan = make_plan(problem, device);
   const ConfigChoice choice = choose_config(problem);
-  Params params = make_params(problem, tensors.buffers, plan.splits);
-  const auto specs = tensor_map_specs(problem, choice);
-  params.q = test::encode_for_emulator(specs[0], tensors.buffers.q);
-  params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);
-  params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
-  const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
-  emulation::machine().launch(
-      static_cast<int>(plan.tasks / problem.kv_heads()), plan.threads,
-      static_cast<int>(plan.shared_bytes), timing, [&] { entry(&params); }, plan.splits,
-      static_cast<int>(problem.kv_heads()));
+  test::launch_emulated(choice.type_name(), make_params(problem, tensors.buffers, plan.splits),
+                        tensor_map_specs(problem, choice), tensors, plan, timing, plan.splits,
+                        static_cast<int>(problem.kv_heads()));
   return plan;
 }
 
@@ -207,7 +193,7 @@ TEST(EmulatedSplitKernel, CoversEverySizeOfCluster) {
   std::vector<int> seen;
   for (const Case& c : cases()) {
     const test::Tensors tensors(c);
-    seen.push_back(make_plan(tensors.problem, gpu(c.multiprocessors)).splits);
+    seen.push_back(make_plan(tensors.problem, emulated_gpu(c.multiprocessors)).splits);
   }
   for (const int splits : {1, 2, 4, 8, 16}) {
     EXPECT_NE(std::find(seen.begin(), seen.end(), splits), seen.end()) << splits;
@@ -276,7 +262,7 @@ AttentionProblem decode(int64_t batch, int64_t q_heads, int64_t kv_heads, int64_
 
 TEST(SplitPlan, FillsTheGpuWithOneBatchEntryWhateverTheBatch) {
   const auto splits = [](const AttentionProblem& problem) {
-    return make_plan(problem, gpu(132)).splits;
+    return make_plan(problem, emulated_gpu(132)).splits;
   };
   EXPECT_EQ(splits(decode(1, 32, 8, 1, 8192, 128)), 16);
   EXPECT_EQ(splits(decode(64, 32, 8, 1, 8192, 128)), 16);
@@ -287,8 +273,8 @@ TEST(SplitPlan, FillsTheGpuWithOneBatchEntryWhateverTheBatch) {
   EXPECT_EQ(splits(decode(1, 300, 300, 1, 8192, 128)), 1);
   EXPECT_EQ(splits(decode(1, 8, 8, 1, 300, 64)), 2);
   EXPECT_EQ(splits(decode(1, 8, 1, 1, 65536, 256)), 8);
-  EXPECT_EQ(make_plan(decode(2, 32, 8, 1, 8192, 128), gpu(132)).tasks, 2 * 8 * 16);
-  EXPECT_EQ(make_plan(decode(0, 32, 8, 1, 8192, 128), gpu(132)).tasks, 0);
+  EXPECT_EQ(make_plan(decode(2, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 2 * 8 * 16);
+  EXPECT_EQ(make_plan(decode(0, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 0);
 }
 
 TEST(SplitPlan, PacksEveryPairOnce) {
@@ -306,7 +292,7 @@ TEST(SplitPlan, PacksEveryPairOnce) {
 
 TEST(SplitPlan, SaysWhyItCannot) {
   const auto against = [](const AttentionProblem& problem) {
-    const auto found = reasons(problem, gpu(132));
+    const auto found = reasons(problem, emulated_gpu(132));
     return found.size() == 1 ? found[0] : std::to_string(found.size()) + " reasons";
   };
   EXPECT_EQ(against(decode(1, 8, 8, 1, 257, 64)), "0 reasons");
@@ -326,7 +312,7 @@ TEST(SplitPlan, SaysWhyItCannot) {
 TEST(SplitReasons, AnOutputThatIsNotAligned) {
   AttentionProblem problem = decode(1, 8, 2, 1, 1024, 64);
   problem.out.address_alignment = 8;
-  const auto found = reasons(problem, gpu(132));
+  const auto found = reasons(problem, emulated_gpu(132));
   ASSERT_EQ(found.size(), 1u);
   EXPECT_NE(found[0].find("out to start at a multiple of 16 bytes, not of 8"), std::string::npos);
 }

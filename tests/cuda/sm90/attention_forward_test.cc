@@ -14,16 +14,7 @@ namespace bsk::sm90::attention_forward {
 namespace {
 
 using test::Case;
-
-DeviceProperties emulated_gpu(int multiprocessors) {
-  DeviceProperties device;
-  device.type = DeviceType::kCuda;
-  device.name = "emulated";
-  device.compute_capability = 90;
-  device.multiprocessors = multiprocessors;
-  device.shared_bytes = 227 * 1024;
-  return device;
-}
+using test::emulated_gpu;
 
 void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) {
   const AttentionProblem& problem = tensors.problem;
@@ -32,15 +23,8 @@ void run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) 
   ASSERT_TRUE(reasons_against.empty()) << reasons_against[0];
   const AttentionPlan made = make_plan(problem, device);
   const ConfigChoice choice = choose_config(problem, c.multiprocessors);
-  Params params = make_params(problem, tensors.buffers, choice, made);
-  const auto specs = tensor_map_specs(problem, choice);
-  params.q = test::encode_for_emulator(specs[0], tensors.buffers.q);
-  params.k = test::encode_for_emulator(specs[1], tensors.buffers.k);
-  params.v = test::encode_for_emulator(specs[2], tensors.buffers.v);
-  if (specs.size() > 3) params.mask_map = test::encode_for_emulator(specs[3], tensors.buffers.mask);
-  const test::EmulatedEntry& entry = test::emulated_kernel(choice.type_name());
-  emulation::machine().launch(static_cast<int>(made.tasks), made.threads,
-                              static_cast<int>(made.shared_bytes), timing, [&] { entry(&params); });
+  test::launch_emulated(choice.type_name(), make_params(problem, tensors.buffers, choice, made),
+                        tensor_map_specs(problem, choice), tensors, made, timing);
 }
 
 // The tiles of queries in the order of their CTAs and, within one, of their rounds.
