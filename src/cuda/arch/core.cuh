@@ -34,6 +34,13 @@ __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&pairs)
                : "r"(shared_address(row))
                : "memory");
 }
+// ldmatrix.x4.trans: elements 2 (l % 4) and the next of column l / 4.
+__device__ __forceinline__ void load_matrices_transposed(const void* row, uint32_t (&pairs)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
 
 // PTX ISA 9.7.15.5.16: stmatrix.x4, the same the other way round.
 __device__ __forceinline__ void store_matrices(void* row, const uint32_t (&pairs)[4]) {

@@ -107,7 +107,7 @@ void Machine::load_tile(const Copy& request) {
   }
   std::memset(copy.destination, 0xff, copy.bytes);
   if (timing_.late_copy) {
-    copies_.emplace_back([this, copy] { perform(copy); });
+    tile_copies_.emplace_back([this, copy] { perform(copy); });
   } else {
     perform(copy);
   }
@@ -135,7 +135,7 @@ void Machine::arrive_after_copies(uint64_t* barrier) {
   };
   fiber.small_copies.clear();
   if (timing_.late_copy) {
-    copies_.emplace_back(arrive);
+    small_copies_.emplace_back(arrive);
   } else {
     arrive();
   }

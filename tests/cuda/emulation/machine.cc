@@ -33,7 +33,7 @@ void Machine::launch(int grid, int threads, int shared_bytes, Timing timing,
   threads_ = threads;
   shared_bytes_ = shared_bytes;
   entry_ = &entry;
-  multiplies_run = 0;
+  multiplies_run = warp_multiplies_run = 0;
   for (int y = 0; y < grid_y; ++y) {
     for (int block = 0; block < grid; block += cluster) run_cluster(block, y);
   }
@@ -44,7 +44,8 @@ void Machine::run_cluster(int first_block, int block_y) {
   ctas_.resize(cluster_);
   fibers_.resize(fibers);
   barriers_.clear();
-  copies_.clear();
+  tile_copies_.clear();
+  small_copies_.clear();
   fault_.clear();
   cluster_barrier_ = Rendezvous{};
   for (int rank = 0; rank < cluster_; ++rank) {
@@ -96,16 +97,24 @@ void Machine::run_cluster(int first_block, int block_y) {
       }
     }
     if (!progress) {
-      if (copies_.empty())
+      const size_t choices = tile_copies_.size() + (small_copies_.empty() ? 0 : 1);
+      if (choices == 0)
         throw Fault("deadlock in CTA " + std::to_string(first_block) + stuck_threads());
-      const std::function<void()> copy = std::move(copies_.front());
-      copies_.pop_front();
+      const size_t choice = random() % choices;
+      std::function<void()> copy;
+      if (choice < tile_copies_.size()) {
+        copy = std::move(tile_copies_[choice]);
+        tile_copies_.erase(tile_copies_.begin() + static_cast<ptrdiff_t>(choice));
+      } else {
+        copy = std::move(small_copies_.front());
+        small_copies_.pop_front();
+      }
       copy();
     }
   }
   const bool all_copied = std::all_of(fibers_.begin(), fibers_.begin() + fibers,
                                       [](const Fiber& f) { return f.small_copies.empty(); });
-  if (!copies_.empty() || !all_copied)
+  if (!tile_copies_.empty() || !small_copies_.empty() || !all_copied)
     throw Fault("the CTA ended while a copy into its shared memory was running");
   for (const auto& cta : ctas_) {
     for (const Warpgroup& group : cta->warpgroups) {
@@ -183,13 +192,18 @@ uint64_t Machine::exchange(uint64_t value, int source_lane) {
   return values[source_lane];
 }
 
-uint32_t Machine::ballot(bool predicate) {
+std::array<uint64_t, arch::kWarpThreads> Machine::gather(uint64_t value) {
   const Rendezvous& warp = cta().warps[current_->thread / arch::kWarpThreads];
   const int parity = warp.generation & 1;
-  exchange(predicate, 0);
+  exchange(value, 0);
+  return std::to_array(warp.values[parity]);
+}
+
+uint32_t Machine::ballot(bool predicate) {
   uint32_t votes = 0;
+  const auto values = gather(predicate);
   for (int lane = 0; lane < arch::kWarpThreads; ++lane) {
-    votes |= static_cast<uint32_t>(warp.values[parity][lane] != 0) << lane;
+    votes |= static_cast<uint32_t>(values[lane] != 0) << lane;
   }
   return votes;
 }

@@ -7,6 +7,7 @@
 // rule throws Fault with the threads and what they wait for.
 #pragma once
 
+#include <array>
 #include <csetjmp>
 #include <cstddef>
 #include <cstdint>
@@ -142,8 +143,9 @@ class Machine {
   int rank() const { return cta().block % cluster_; }  // of the CTA in its cluster
   std::byte* shared() const { return cta().shared; }
   uint32_t shared_address(const void* pointer) const;
-  uint64_t exchange(uint64_t value, int source_lane);  // of the warp
-  uint32_t ballot(bool predicate);                     // of the warp
+  uint64_t exchange(uint64_t value, int source_lane);               // of the warp
+  std::array<uint64_t, arch::kWarpThreads> gather(uint64_t value);  // of the warp's lanes
+  uint32_t ballot(bool predicate);                                  // of the warp
   bool any(bool predicate) { return ballot(predicate) != 0; }
   void sync(int id, int threads);
   void arrive(int id, int threads);
@@ -166,7 +168,8 @@ class Machine {
   void mma_wait(int pending_groups);
   [[noreturn]] void fault(const std::string& what);
 
-  int64_t multiplies_run = 0;  // of the last launch, for tests on skipped work
+  // Of the last launch, for tests on skipped work: warpgroups' multiplies, and warps', by lane.
+  int64_t multiplies_run = 0, warp_multiplies_run = 0;
 
  private:
   template <class Ready>
@@ -207,7 +210,9 @@ class Machine {
   const std::function<void()>* entry_ = nullptr;
   Rendezvous cluster_barrier_;
   std::unordered_map<uint64_t*, BarrierState> barriers_;
-  std::deque<std::function<void()>> copies_;  // to be performed, with what follows them
+  // To be performed: of tiles, in any order, and of threads, with the arrivals that follow them.
+  std::vector<std::function<void()>> tile_copies_;
+  std::deque<std::function<void()>> small_copies_;
 };
 
 // The machine that runs now.

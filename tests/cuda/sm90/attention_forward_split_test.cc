@@ -27,11 +27,70 @@ AttentionPlan run(const Case& c, const test::Tensors& tensors, emulation::Timing
   return plan;
 }
 
-// Emulated multiprocessors decide the splits: one CTA on each if that occupies them, else two (one
-// above head_dim 128).
+// Emulated multiprocessors decide the splits. Up to 16 rows per KV head: a multiprocessor for each
+// CTA, of clusters of more than two all but 16. Above: one CTA on each if that occupies them, else
+// two (one above head_dim 128).
 std::vector<Case> cases() {
   return {
       {.name = "decode_d64", .q_heads = 2, .kv_heads = 2, .q_len = 1, .kv_len = 1000},
+      {.name = "decode_round_the_ring",
+       .q_heads = 4,
+       .q_len = 1,
+       .kv_len = 2100,
+       .head_dim = 128,
+       .v_head_dim = 128,
+       .multiprocessors = 1},
+      {.name = "decode_d64_round_the_ring",
+       .q_heads = 15,
+       .q_len = 1,
+       .kv_len = 2300,
+       .multiprocessors = 2},
+      {.name = "sixteen_splits_of_few_rows",
+       .q_heads = 4,
+       .q_len = 2,
+       .kv_len = 2050,
+       .multiprocessors = 32},
+      {.name = "sixteen_rows_causal",
+       .q_heads = 8,
+       .kv_heads = 2,
+       .q_len = 4,
+       .kv_len = 700,
+       .head_dim = 128,
+       .v_head_dim = 128,
+       .causal = Causal::kLowerRight,
+       .multiprocessors = 24},
+      {.name = "seventeen_rows", .q_heads = 17, .q_len = 1, .kv_len = 500},
+      {.name = "few_rows_bf16",
+       .dtype = kBf16,
+       .q_heads = 4,
+       .q_len = 3,
+       .kv_len = 600,
+       .head_dim = 128,
+       .v_head_dim = 128},
+      {.name = "few_rows_d256",
+       .q_heads = 4,
+       .kv_heads = 2,
+       .q_len = 5,
+       .kv_len = 700,
+       .head_dim = 256,
+       .v_head_dim = 256,
+       .causal = Causal::kLowerRight,
+       .multiprocessors = 24},
+      {.name = "few_rows_window", .q_heads = 2, .q_len = 8, .kv_len = 900, .window_left = 200},
+      {.name = "few_rows_upper_left",
+       .q_heads = 2,
+       .q_len = 8,
+       .kv_len = 700,
+       .causal = Causal::kUpperLeft,
+       .multiprocessors = 24},
+      {.name = "few_rows_bias_fp32",
+       .q_heads = 2,
+       .q_len = 7,
+       .kv_len = 300,
+       .softcap = 3.0,
+       .mask_kind = MaskKind::kAdditive,
+       .mask_dtype = DataType::kFloat32,
+       .mask_shape = {1, 2, 7, 300}},
       {.name = "decode_d128_group4",
        .q_heads = 8,
        .kv_heads = 2,
@@ -41,13 +100,13 @@ std::vector<Case> cases() {
        .v_head_dim = 128,
        .multiprocessors = 4},
       {.name = "four_splits_round_the_ring",
-       .q_len = 3,
+       .q_len = 20,
        .kv_len = 2100,
        .head_dim = 128,
        .v_head_dim = 128,
        .multiprocessors = 4},
-      {.name = "eight_splits", .q_heads = 2, .q_len = 7, .kv_len = 1500, .multiprocessors = 8},
-      {.name = "sixteen_splits", .q_heads = 4, .q_len = 2, .kv_len = 2050, .multiprocessors = 16},
+      {.name = "eight_splits", .q_heads = 2, .q_len = 30, .kv_len = 1500, .multiprocessors = 8},
+      {.name = "sixteen_splits", .q_heads = 4, .q_len = 12, .kv_len = 2050, .multiprocessors = 16},
       {.name = "one_split",
        .q_heads = 3,
        .kv_heads = 3,
@@ -103,7 +162,7 @@ std::vector<Case> cases() {
       {.name = "bf16",
        .dtype = kBf16,
        .q_heads = 4,
-       .q_len = 3,
+       .q_len = 13,
        .kv_len = 600,
        .head_dim = 128,
        .v_head_dim = 128},
@@ -115,7 +174,7 @@ std::vector<Case> cases() {
        .v_head_dim = 24},
       {.name = "d96_v80",
        .q_heads = 2,
-       .q_len = 9,
+       .q_len = 7,
        .kv_len = 500,
        .head_dim = 96,
        .v_head_dim = 80},
@@ -133,11 +192,18 @@ std::vector<Case> cases() {
        .head_dim = 256,
        .v_head_dim = 256,
        .causal = Causal::kLowerRight},
-      {.name = "softcap", .q_heads = 4, .q_len = 3, .kv_len = 400, .softcap = 2.0},
+      {.name = "softcap", .q_heads = 4, .q_len = 9, .kv_len = 400, .softcap = 2.0},
+      {.name = "few_rows_softcap", .q_heads = 4, .q_len = 3, .kv_len = 400, .softcap = 2.0},
       {.name = "negative_scale", .q_heads = 4, .q_len = 3, .kv_len = 400, .scale = -0.2},
       {.name = "huge_scale", .q_heads = 2, .q_len = 5, .kv_len = 600, .scale = 30.0},
       {.name = "scale_applied_first", .q_heads = 2, .q_len = 5, .kv_len = 600, .scale = 1000.0},
+      {.name = "nan_query_of_many", .q_heads = 2, .q_len = 15, .kv_len = 600, .nan_query = true},
       {.name = "nan_query", .q_heads = 2, .q_len = 5, .kv_len = 600, .nan_query = true},
+      {.name = "infinite_key_of_many",
+       .q_heads = 2,
+       .q_len = 15,
+       .kv_len = 600,
+       .infinite_key = true},
       {.name = "infinite_key", .q_heads = 2, .q_len = 5, .kv_len = 600, .infinite_key = true},
       {.name = "padding_mask",
        .batch = 2,
@@ -150,13 +216,30 @@ std::vector<Case> cases() {
       {.name = "mask_of_heads_d128",
        .q_heads = 6,
        .kv_heads = 2,
-       .q_len = 3,
+       .q_len = 9,
        .kv_len = 300,
        .head_dim = 128,
        .v_head_dim = 128,
        .causal = Causal::kLowerRight,
        .mask_kind = MaskKind::kBool,
+       .mask_shape = {1, 6, 9, 300}},
+      {.name = "mask_of_heads_few_rows_d128",
+       .q_heads = 6,
+       .kv_heads = 2,
+       .q_len = 3,
+       .kv_len = 300,
+       .head_dim = 128,
+       .v_head_dim = 128,
+       .mask_kind = MaskKind::kBool,
        .mask_shape = {1, 6, 3, 300}},
+      {.name = "bias_few_rows",
+       .q_heads = 6,
+       .kv_heads = 2,
+       .q_len = 5,
+       .kv_len = 300,
+       .mask_kind = MaskKind::kAdditive,
+       .mask_dtype = DataType::kFloat16,
+       .mask_shape = {1, 6, 5, 300}},
       {.name = "mask_of_two_head_tiles",
        .q_heads = 67,
        .q_len = 1,
@@ -245,13 +328,19 @@ TEST(EmulatedSplitKernel, MultipliesVisibleKeysOnly) {
   const auto multiplies = [](const Case& c) {
     const test::Tensors tensors(c);
     run(c, tensors, emulation::kTimings[0]);
-    return emulation::machine().multiplies_run;
+    return emulation::machine().multiplies_run + emulation::machine().warp_multiplies_run;
   };
-  Case c = {.name = "visible", .q_len = 1, .kv_len = 1024};
+  Case c = {.name = "visible", .q_len = 20, .kv_len = 1024};
   constexpr int64_t kPerTile = 64 / 16 + 128 / 16;
   EXPECT_EQ(multiplies(c), 8 * kPerTile);
   c.window_left = 200;
   EXPECT_EQ(multiplies(c), 2 * kPerTile);
+  // A lane's, of products of 16 rows by 8 keys or columns.
+  constexpr int64_t kPerTileOfLanes = (64 / 16 * (128 / 8) + 128 / 16 * (64 / 8)) * 32;
+  Case few = {.name = "few", .q_len = 1, .kv_len = 1024};
+  EXPECT_EQ(multiplies(few), 8 * kPerTileOfLanes);
+  few.window_left = 200;
+  EXPECT_EQ(multiplies(few), 2 * kPerTileOfLanes);
 }
 
 AttentionProblem decode(int64_t batch, int64_t q_heads, int64_t kv_heads, int64_t q_len,
@@ -264,16 +353,16 @@ TEST(SplitPlan, FillsTheGpuWithOneBatchEntryWhateverTheBatch) {
   const auto splits = [](const AttentionProblem& problem) {
     return make_plan(problem, emulated_gpu(132)).splits;
   };
-  EXPECT_EQ(splits(decode(1, 32, 8, 1, 8192, 128)), 16);
-  EXPECT_EQ(splits(decode(64, 32, 8, 1, 8192, 128)), 16);
-  EXPECT_EQ(splits(decode(1, 32, 8, 1, 1024, 128)), 8);
-  EXPECT_EQ(splits(decode(1, 32, 32, 1, 8192, 128)), 4);  // one a multiprocessor
-  EXPECT_EQ(splits(decode(1, 24, 24, 1, 8192, 128)), 8);  // would leave a quarter of them idle
-  EXPECT_EQ(splits(decode(1, 40, 40, 1, 8192, 128)), 4);
-  EXPECT_EQ(splits(decode(1, 300, 300, 1, 8192, 128)), 1);
-  EXPECT_EQ(splits(decode(1, 8, 8, 1, 300, 64)), 2);
-  EXPECT_EQ(splits(decode(1, 8, 1, 1, 65536, 256)), 8);
-  EXPECT_EQ(make_plan(decode(2, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 2 * 8 * 16);
+  EXPECT_EQ(splits(decode(1, 32, 8, 16, 8192, 128)), 16);
+  EXPECT_EQ(splits(decode(64, 32, 8, 16, 8192, 128)), 16);
+  EXPECT_EQ(splits(decode(1, 32, 8, 16, 1024, 128)), 8);
+  EXPECT_EQ(splits(decode(1, 32, 32, 20, 8192, 128)), 4);  // one a multiprocessor
+  EXPECT_EQ(splits(decode(1, 24, 24, 20, 8192, 128)), 8);  // would leave a quarter of them idle
+  EXPECT_EQ(splits(decode(1, 40, 40, 20, 8192, 128)), 4);
+  EXPECT_EQ(splits(decode(1, 300, 300, 20, 8192, 128)), 1);
+  EXPECT_EQ(splits(decode(1, 8, 8, 20, 300, 64)), 2);
+  EXPECT_EQ(splits(decode(1, 8, 1, 4, 65536, 256)), 8);
+  EXPECT_EQ(make_plan(decode(2, 32, 8, 16, 8192, 128), emulated_gpu(132)).tasks, 2 * 8 * 16);
   EXPECT_EQ(make_plan(decode(0, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 0);
 }
 
@@ -281,7 +370,7 @@ TEST(SplitPlan, PacksEveryPairOnce) {
   for (int64_t group = 1; group <= 130; ++group) {
     for (int64_t q_len = 1; q_len * group <= 130; ++q_len) {
       const Packing packing = pack_rows(decode(1, group, 1, q_len, 300, 64));
-      EXPECT_LE(packing.heads * packing.queries, kRows);
+      EXPECT_LE(packing.heads * packing.queries, q_len * group <= 16 ? kFewRows : kManyRows);
       EXPECT_GE(packing.heads * packing.head_tiles, group);
       EXPECT_LT(packing.heads * (packing.head_tiles - 1), group);
       EXPECT_GE(packing.queries * packing.q_tiles, q_len);

@@ -6,9 +6,10 @@
 
 namespace bsk::sm90::attention_forward_split {
 
-constexpr int kRows = 64;  // packed query rows of a tile
+// Packed query rows of a tile: those of a warpgroup's product, or of a warp's.
+constexpr int kManyRows = 64, kFewRows = 16;
 
-// Which (head of a group, query) pairs share a tile: `heads` x `queries` <= kRows.
+// Which (head of a group, query) pairs share a tile: `heads` x `queries` <= its rows.
 struct Packing {
   int32_t heads = 1, queries = 1;       // of a tile
   int32_t head_tiles = 1, q_tiles = 0;  // per KV head: 1 and more where a group has over 64 heads
@@ -46,40 +47,54 @@ constexpr int round_up(int value, int multiple) {
 }
 
 // head_dim: columns of Q and K that are multiplied (a multiple of 16); v_head_dim: columns of O (an
-// N of wgmma). Both may exceed the problem's: the copy engine fills in zeros.
+// N of wgmma). Both may exceed the problem's: the copy engine fills in zeros. rows: kManyRows or
+// kFewRows.
 struct Shape {
-  int head_dim = 0, v_head_dim = 0, kv_tile = 0;
+  static constexpr int kConsumerWarps = 4;
+
+  int head_dim = 0, v_head_dim = 0, kv_tile = 0, rows = kManyRows;
 
   constexpr bool operator==(const Shape&) const = default;
-  constexpr int threads() const { return arch::kWarpgroupThreads + arch::kWarpThreads; }
+  constexpr int threads() const { return (kConsumerWarps + 1) * arch::kWarpThreads; }
+  // Keys of a tile that a warp has to itself; or its part of them.
+  constexpr int warp_keys() const { return rows == kFewRows ? 32 : kv_tile / kConsumerWarps; }
   constexpr int qk_columns() const { return round_up(head_dim, arch::kSwizzleElements); }  // stored
   constexpr int v_columns() const { return round_up(v_head_dim, arch::kSwizzleElements); }
-  constexpr int q_bytes() const { return kRows * qk_columns() * 2; }
+  constexpr int q_bytes() const { return rows * qk_columns() * 2; }
   constexpr int stage_bytes() const {
     return kv_tile * (qk_columns() > v_columns() ? qk_columns() : v_columns()) * 2;
   }
   static constexpr int kBookkeepingBytes = 1024;  // row statistics and barriers
+  // Of warps, each with a ring of its own; and the stages of one.
+  constexpr int groups() const { return kConsumerWarps * warp_keys() / kv_tile; }
   constexpr int stages_if(int ctas) const {
     const int room =
         kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() - kBookkeepingBytes;
-    return room / stage_bytes() < 12 ? room / stage_bytes() : 12;
+    const int most = 12 / groups(), fit = room / (groups() * stage_bytes());
+    return fit < most ? fit : most;
   }
-  // Registers of a thread: scores, packed weights, O, and the rest. 168 is what two CTAs of five
-  // warps leave (a scheduler of the multiprocessor has up to three of these warps).
-  constexpr int registers() const { return kv_tile / 2 + kv_tile / 4 + v_head_dim / 2 + 40; }
+  // Registers of a thread: scores, packed weights, O, Q where a warp has its own, and the rest. 168
+  // is what two CTAs of five warps leave (a scheduler of the multiprocessor has up to three of
+  // these warps).
+  constexpr int registers() const {
+    const bool few = rows == kFewRows;
+    const int keys = few ? warp_keys() : kv_tile, q = few ? head_dim / 4 : 0;
+    return keys / 2 + keys / 4 + v_head_dim / 2 + q + 40;
+  }
   constexpr int ctas_per_multiprocessor() const {
-    return registers() <= 168 && stages_if(2) >= 4 ? 2 : 1;
+    return registers() <= 168 && groups() * stages_if(2) >= 4 ? 2 : 1;
   }
   constexpr int stages() const { return stages_if(ctas_per_multiprocessor()); }
   constexpr int shared_bytes() const {
-    return q_bytes() + stages() * stage_bytes() + kBookkeepingBytes;
+    return q_bytes() + groups() * stages() * stage_bytes() + kBookkeepingBytes;
   }
 };
 
 // kTransform: scores are scaled (and soft-capped) one by one, which attn_mask needs, and a scale
 // that is no factor (scale_is_a_factor).
 template <arch::Element kElementValue, int kHeadDimValue, int kVHeadDimValue, int kKvTileValue,
-          bool kTransformValue = false, tile::MaskType kMaskValue = tile::MaskType::kNone>
+          int kRowsValue = kManyRows, bool kTransformValue = false,
+          tile::MaskType kMaskValue = tile::MaskType::kNone>
 struct Config {
   using Params = attention_forward_split::Params;
 
@@ -87,36 +102,53 @@ struct Config {
   static constexpr int kHeadDim = kHeadDimValue;
   static constexpr int kVHeadDim = kVHeadDimValue;
   static constexpr int kKvTile = kKvTileValue;
+  static constexpr int kRows = kRowsValue;
   static constexpr bool kTransform = kTransformValue;
   static constexpr tile::MaskType kMask = kMaskValue;
 
   // Roles: warps 0 to 3 multiply, one thread of warp 4 copies.
-  static constexpr Shape kShape{kHeadDim, kVHeadDim, kKvTile};
+  static constexpr Shape kShape{kHeadDim, kVHeadDim, kKvTile, kRows};
   static constexpr int kThreads = kShape.threads();
+  static constexpr int kConsumerWarps = Shape::kConsumerWarps;
+  static constexpr int kConsumerThreads = kConsumerWarps * arch::kWarpThreads;
+  // A warp that multiplies for itself has kWarpKeys keys of a tile, and tiles go to kGroups groups
+  // of warps in turn.
+  static constexpr int kWarpKeys = kShape.warp_keys();
+  static constexpr int kGroups = kShape.groups();
+  static constexpr int kWarpsPerTile = kConsumerWarps / kGroups;
+  // Each group's ring carries K and V tiles alternately, in the order of their use: K0 K1 V0 K2 V1
+  // ... where warps multiply together, else K0 V0 K1 V1 ... (Groups that shared a ring could be two
+  // laps apart, since tiles need not arrive in the order in which they were asked for; a barrier's
+  // parity does not tell that.)
+  static constexpr bool kKAhead = kRows == kManyRows;
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr int kQKColumns = kShape.qk_columns();
   static constexpr int kVColumns = kShape.v_columns();
-  static constexpr int kStages = kShape.stages();
+  static constexpr int kStages = kShape.stages();  // of a group
   static constexpr int kKBytes = kKvTile * kQKColumns * 2;
   static constexpr int kVBytes = kKvTile * kVColumns * 2;
   // A row of the partial O in shared memory: eight words more than a multiple of the 32 banks, so
   // that the 8-byte stores of four rows meet no bank twice.
   static constexpr int kPartialStride = round_up(kVHeadDim, 32) + 8;
-  static constexpr int kPartialBytes = kRows * kPartialStride * 4;
+  static constexpr int kParts = kRows == kFewRows ? kConsumerWarps : 1;
+  static constexpr int kPartialBytes = kParts * kRows * kPartialStride * 4;
 
   static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256 && kVHeadDim <= 256);
+  static_assert(kRows == kManyRows || kRows == kFewRows);
+  static_assert(kWarpsPerTile * kWarpKeys == kKvTile);
   static_assert(kMask == tile::MaskType::kNone || kTransform, "attn_mask adds to scaled scores");
-  static_assert(kStages >= 3, "K of the next tile arrives while K and V of this one are read");
-  static_assert(kPartialBytes <= kStages * kShape.stage_bytes(), "O overwrites the ring");
+  static_assert(kStages >= 3, "something arrives while K and V of a tile are read");
+  static_assert(kPartialBytes <= kGroups * kStages * kShape.stage_bytes(),
+                "O overwrites the rings");
 
-  // The ring carries K and V tiles alternately, in the order of their use: K0 K1 V0 K2 V1 ...
   struct SharedMemory {
     alignas(1024) uint16_t q[kRows * kQKColumns];  // [kQKColumns / 64][kRows][64], swizzled
-    alignas(
-        1024) uint16_t stages[kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
-    float statistics[kRows][2];  // maximum and sum of this CTA's keys
+    alignas(1024)
+        uint16_t stages[kGroups][kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
+    // Maximum and sum of each row over this CTA's keys, and over a warp's.
+    float statistics[kRows][2], warp_statistics[kParts][kFewRows][2];
     arch::Barrier q_ready;
-    arch::Barrier stage_ready[kStages], stage_free[kStages];
+    arch::Barrier stage_ready[kGroups][kStages], stage_free[kGroups][kStages];
   };
   static constexpr int kSharedBytes = kShape.shared_bytes();
   static_assert(sizeof(SharedMemory) <= kSharedBytes);

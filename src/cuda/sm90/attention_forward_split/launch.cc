@@ -12,13 +12,18 @@ namespace {
 // Up to here K and V take longer to come from memory than tiles of 64 rows take to multiply,
 // however large the batch: two tiles need about 1400 of the 2400 clocks in which a multiprocessor's
 // share of the bandwidth brings 32 KB.
-constexpr int64_t kMaxRows = 2 * kRows;  // q_len * group
+constexpr int64_t kMaxRows = 2 * kManyRows;  // q_len * group
 // Below this one CTA holds all keys, or the merge costs what the split gains.
 constexpr int64_t kMinKeys = 256;
 constexpr int64_t kMinSplitKeys = 128;
 
 int64_t group_of(const AttentionProblem& problem) {
   return problem.q_heads() / std::max<int64_t>(problem.kv_heads(), 1);
+}
+
+// Of a tile: all that a KV head has, if a warp's product takes them.
+int tile_rows(const AttentionProblem& problem) {
+  return problem.q_len() * group_of(problem) <= kFewRows ? kFewRows : kManyRows;
 }
 
 int64_t clusters(const AttentionProblem& problem) {  // of one batch entry
@@ -37,7 +42,7 @@ std::string ConfigChoice::type_name() const {
   static const char* const masks[] = {"kNone", "kBool", "kFloat16", "kBFloat16", "kFloat32"};
   std::string text = "bsk::sm90::attention_forward_split::Config<";
   text += element_type_name(element);
-  for (const int value : {shape.head_dim, shape.v_head_dim, shape.kv_tile}) {
+  for (const int value : {shape.head_dim, shape.v_head_dim, shape.kv_tile, shape.rows}) {
     text.append(", ").append(std::to_string(value));
   }
   text += transform ? ", true" : ", false";
@@ -49,6 +54,7 @@ std::string ConfigChoice::name() const {
   std::string text = "sm90_attention_forward_split_d" + std::to_string(shape.head_dim);
   if (shape.v_head_dim != shape.head_dim) text.append("v").append(std::to_string(shape.v_head_dim));
   text += std::string("_") + element_name(element) + "_k" + std::to_string(shape.kv_tile);
+  if (shape.rows == kFewRows) text += "_few_rows";
   if (transform && mask == tile::MaskType::kNone) text += "_scores";
   return text + masks[static_cast<int>(mask)];
 }
@@ -79,14 +85,18 @@ ConfigChoice choose_config(const AttentionProblem& problem) {
   choice.element = element_of(problem);
   choice.shape.head_dim = tile_columns(problem.head_dim());
   choice.shape.v_head_dim = tile_columns(problem.v_head_dim());
+  choice.shape.rows = tile_rows(problem);
   choice.mask = mask_type(problem);
   choice.transform =
       choice.mask != tile::MaskType::kNone || problem.softcap > 0.0 || !scale_is_a_factor(problem);
   // Stages of 16 KB at head_dim 64 and 128 without a mask. What is done to scores one by one takes
-  // registers, of which wide rows of O leave few.
+  // registers, of which many scores and wide rows of O leave few.
   const int widest = std::max(choice.shape.head_dim, choice.shape.v_head_dim);
+  const bool few = choice.shape.rows == kFewRows;
   const bool masked = choice.mask != tile::MaskType::kNone;
-  choice.shape.kv_tile = widest <= 64 && !choice.transform ? 128 : widest > 64 && masked ? 32 : 64;
+  choice.shape.kv_tile = widest <= 64 && (few || !choice.transform) ? 128
+                         : widest > 64 && masked && !few            ? 32
+                                                                    : 64;
   return choice;
 }
 
@@ -94,33 +104,42 @@ Packing pack_rows(const AttentionProblem& problem) {
   const auto ceil_div = [](int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); };
   const int64_t group = std::max<int64_t>(group_of(problem), 1);
   const int64_t q_len = std::max<int64_t>(problem.q_len(), 1);
+  const int rows = tile_rows(problem);
   Packing packing;
-  packing.head_tiles = ceil_div(group, kRows);
+  packing.head_tiles = ceil_div(group, rows);
   packing.heads = ceil_div(group, packing.head_tiles);
-  packing.q_tiles = ceil_div(q_len, kRows / packing.heads);
+  packing.q_tiles = ceil_div(q_len, rows / packing.heads);
   packing.queries = ceil_div(q_len, packing.q_tiles);
   return packing;
 }
 
 int choose_splits(const AttentionProblem& problem, const Shape& shape, int multiprocessors) {
-  // As many CTAs as the GPU holds at once for one batch entry: any more would wait for a place.
-  // One a multiprocessor where that occupies nearly all of them: measured 8.3 us for 10.9 with two
-  // (32 heads, D128, 1k keys), 104 for 111 (16k), 803 for 822 (128k). The batch is left out on
-  // purpose: a row's bits must not depend on it.
-  // 16 CTAs (beyond the portable 8) fit a GPC's multiprocessors for sure only at two on each.
-  const int most = shape.ctas_per_multiprocessor() == 2 ? 16 : 8;
+  // The batch is left out on purpose: a row's bits must not depend on it.
   const int64_t tiles = clusters(problem);
-  const auto doubled = [&](int64_t places) {
+  const auto doubled = [&](int most, auto places) {
     int splits = 1;
-    while (2 * splits <= most && tiles * 2 * splits <= places &&
+    while (2 * splits <= most && tiles * 2 * splits <= places(2 * splits) &&
            problem.kv_len() >= kMinSplitKeys * 2 * splits) {
       splits *= 2;
     }
     return splits;
   };
-  const int one_each = doubled(multiprocessors);
+  if (shape.rows == kFewRows) {
+    // A multiprocessor for each CTA. Half of them draw all that memory gives, and where two CTAs
+    // had to share one, the rest would wait for them: clusters of more than two do not fill every
+    // GPC, one of which may be short of 16 multiprocessors.
+    constexpr int kGpcMultiprocessors = 16;
+    return doubled(16, [&](int splits) {
+      return splits <= 2 ? multiprocessors : multiprocessors - kGpcMultiprocessors;
+    });
+  }
+  // As many CTAs as the GPU holds at once for one batch entry: any more would wait for a place.
+  // One a multiprocessor where that occupies nearly all of them.
+  // 16 CTAs (beyond the portable 8) fit a GPC's multiprocessors for sure only at two on each.
+  const int most = shape.ctas_per_multiprocessor() == 2 ? 16 : 8;
+  const int one_each = doubled(most, [&](int) { return multiprocessors; });
   if (10 * tiles * one_each >= int64_t{9} * multiprocessors) return one_each;
-  return doubled(int64_t{multiprocessors} * shape.ctas_per_multiprocessor());
+  return doubled(most, [&](int) { return multiprocessors * shape.ctas_per_multiprocessor(); });
 }
 
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
@@ -195,7 +214,9 @@ std::vector<cuda::KernelRequest> documented_requests() {
   std::vector<cuda::KernelRequest> requests;
   for (const arch::Element element : {arch::Element::kFloat16, arch::Element::kBFloat16}) {
     for (const int columns : {64, 128}) {
-      requests.push_back(request({element, {columns, columns, columns == 64 ? 128 : 64}}));
+      for (const int rows : {kFewRows, kManyRows}) {
+        requests.push_back(request({element, {columns, columns, columns == 64 ? 128 : 64, rows}}));
+      }
     }
   }
   return requests;

@@ -76,6 +76,19 @@ inline int leading_zeros(uint32_t bits) { return std::countl_zero(bits); }
 inline void atomic_or(uint32_t& word, uint32_t bits) { word |= bits; }
 inline void fail_assertion(const char* message) { emulation::machine().fault(message); }
 inline void sync_warp() { shuffle(0, 0); }
+inline void load_matrices_transposed(const void* row, uint32_t (&pairs)[4]) {
+  const auto rows = emulation::machine().gather(reinterpret_cast<uint64_t>(row));
+  const int lane = thread_index() % kWarpThreads;
+  for (int i = 0; i < 4; ++i) {
+    uint16_t pair[2];
+    for (int j = 0; j < 2; ++j) {
+      const auto* const source = reinterpret_cast<const uint16_t*>(rows[8 * i + lane % 4 * 2 + j]);
+      pair[j] = source[lane / 4];
+    }
+    std::memcpy(&pairs[i], pair, 4);
+  }
+  sync_warp();  // what is there stays until all lanes have it
+}
 
 template <int kRegisters>
 void increase_registers() {}

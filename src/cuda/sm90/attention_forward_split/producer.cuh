@@ -1,0 +1,109 @@
+// What a CTA has to do, and the one thread that copies Q, K and V.
+#pragma once
+
+#include "src/cuda/arch/barrier.cuh"
+#include "src/cuda/arch/core.cuh"
+#include "src/cuda/arch/tma.cuh"
+#include "src/cuda/sm90/attention_forward_split/config.h"
+#include "src/cuda/tile/ring.cuh"
+#include "src/cuda/tile/visible_range.cuh"
+
+namespace bsk::sm90::attention_forward_split {
+
+struct Coordinates {
+  int batch, kv_head;
+  int first_head;              // in the group
+  int first_query, end_query;  // that exist
+  int first_tile, tiles;       // of keys: this CTA's share of those that some query sees
+};
+
+template <class Config>
+__device__ __forceinline__ Coordinates coordinates_of(const Params& params, int rank) {
+  const Packing& packing = params.packing;
+  const int cluster = arch::block_index() >> params.splits_log2;
+  const int tiles_per_head = packing.head_tiles * packing.q_tiles;
+  int batch = cluster, tile = 0, q_tile = 0;
+  if (tiles_per_head > 1) {
+    batch = cluster / tiles_per_head;
+    tile = cluster - batch * tiles_per_head;
+    q_tile = tile / packing.head_tiles;
+  }
+  const int first_query = q_tile * packing.queries;
+  const int end = first_query + packing.queries;
+  const int end_query = end < params.q_len ? end : params.q_len;
+  const tile::KeyRange range = tile::keys_of_any_row(params.visibility, first_query, end_query - 1);
+  const int first_tile = range.begin / Config::kKvTile;
+  const int end_tile = (range.end + Config::kKvTile - 1) / Config::kKvTile;
+  const int tiles = end_tile > first_tile ? end_tile - first_tile : 0;
+  const int begin = rank * tiles >> params.splits_log2;  // tiles < 2^25
+  return {batch,
+          arch::block_index_y(),
+          (tile - q_tile * packing.head_tiles) * packing.heads,
+          first_query,
+          end_query,
+          first_tile + begin,
+          ((rank + 1) * tiles >> params.splits_log2) - begin};
+}
+
+template <class Config>
+struct Producer {
+  using SharedMemory = typename Config::SharedMemory;
+
+  SharedMemory& shared;
+  const Params& params;
+  const Coordinates at;
+  tile::RingPosition<Config::kStages> rings[Config::kGroups] = {};
+
+  __device__ __forceinline__ void load_q() {
+    const Packing& packing = params.packing;
+    arch::barrier_arrive_and_expect(
+        shared.q_ready,
+        static_cast<uint32_t>(packing.heads * packing.queries * Config::kQKColumns * 2));
+    for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
+      arch::load_tile(params.q, shared.q_ready, shared.q + column * Config::kRows, column,
+                      at.first_head, at.first_query, at.kv_head * params.q_head_step,
+                      at.batch * params.q_batch_step, arch::CacheHint::kNormal);
+    }
+  }
+
+  __device__ __forceinline__ void load(const arch::TensorMap& map, int group, int tile, int columns,
+                                       int head, int batch) {
+    auto& ring = rings[group];
+    arch::barrier_wait(shared.stage_free[group][ring.stage], ring.parity ^ 1);
+    arch::Barrier& ready = shared.stage_ready[group][ring.stage];
+    arch::barrier_arrive_and_expect(ready, static_cast<uint32_t>(Config::kKvTile * columns * 2));
+    for (int column = 0; column < columns; column += arch::kSwizzleElements) {
+      arch::load_tile(map, ready, shared.stages[group][ring.stage] + column * Config::kKvTile,
+                      column, (at.first_tile + tile) * Config::kKvTile, head, batch,
+                      arch::CacheHint::kNormal);
+    }
+    ring.advance();
+  }
+  __device__ __forceinline__ void load_k(int group, int tile) {
+    load(params.k, group, tile, Config::kQKColumns, at.kv_head * params.k_head_step,
+         at.batch * params.k_batch_step);
+  }
+  __device__ __forceinline__ void load_v(int group, int tile) {
+    load(params.v, group, tile, Config::kVColumns, at.kv_head * params.v_head_step,
+         at.batch * params.v_batch_step);
+  }
+
+  // Tile after tile, to the groups in turn. Before a tile's V comes K of the next one where that is
+  // multiplied first.
+  __device__ __forceinline__ void run() {
+    if (at.tiles == 0) return;
+    load_q();
+    if (Config::kKAhead) load_k(0, 0);
+#pragma unroll 1
+    for (int first = 0; first < at.tiles; first += Config::kGroups) {
+#pragma unroll
+      for (int group = 0; group < Config::kGroups; ++group) {
+        const int tile = first + group, next = tile + (Config::kKAhead ? 1 : 0);
+        if (next < at.tiles) load_k(group, next);
+        if (tile < at.tiles) load_v(group, tile);
+      }
+    }
+  }
+};
+
+}  // namespace bsk::sm90::attention_forward_split
