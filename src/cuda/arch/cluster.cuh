@@ -21,6 +21,14 @@ __device__ __forceinline__ void sync_cluster() {
           : "memory");
 }
 
+// The same without release and acquire: nobody goes on before all have come this far, and no more.
+__device__ __forceinline__ void meet_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.relaxed.aligned;\n\t"
+      "barrier.cluster.wait.aligned;" ::
+          : "memory");
+}
+
 // PTX ISA 9.7.9: mapa.shared::cluster. Where CTA `rank` of the cluster has what this one has at
 // `place`.
 __device__ __forceinline__ uint32_t address_at_rank(const void* place, int rank) {

@@ -83,13 +83,32 @@ __device__ __forceinline__ void load_8_bytes(const void* source, uint32_t (&word
   words[1] = loaded.y;
 }
 
-// PTX ISA 9.7.9: ld.global.v4.b32; 16-byte aligned.
+__device__ __forceinline__ void load_8_bytes(const void* source, float (&words)[2]) {
+  const float2 loaded = *static_cast<const float2*>(source);
+  words[0] = loaded.x;
+  words[1] = loaded.y;
+}
+
+// PTX ISA 9.7.9: ld.v4.b32; 16-byte aligned.
 __device__ __forceinline__ void load_16_bytes(const void* source, uint32_t (&words)[4]) {
   const uint4 loaded = *static_cast<const uint4*>(source);
   words[0] = loaded.x;
   words[1] = loaded.y;
   words[2] = loaded.z;
   words[3] = loaded.w;
+}
+
+__device__ __forceinline__ void load_16_bytes(const void* source, float (&words)[4]) {
+  const float4 loaded = *static_cast<const float4*>(source);
+  words[0] = loaded.x;
+  words[1] = loaded.y;
+  words[2] = loaded.z;
+  words[3] = loaded.w;
+}
+
+// PTX ISA 9.7.9: st.v2.b32; 8-byte aligned.
+__device__ __forceinline__ void store_8_bytes(void* destination, uint32_t a, uint32_t b) {
+  *static_cast<uint2*>(destination) = make_uint2(a, b);
 }
 
 // PTX ISA 9.7.9: st.global.v4.b32; 16-byte aligned.

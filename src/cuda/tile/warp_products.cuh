@@ -31,16 +31,11 @@ struct MatrixPlace {
   }
 };
 
-// 16 columns of Q, as the A operand, of rows of which the first `rows` exist; the others are zero,
-// so that no rubbish of theirs slows the softmax.
-__device__ __forceinline__ void load_q_step(const uint16_t* q, int step, int rows,
+// 16 columns of Q, number `step`, as the A operand.
+__device__ __forceinline__ void load_q_step(const uint16_t* q, int step,
                                             const MatrixPlace<kWarpRows, false>& place,
                                             uint32_t (&a)[4]) {
   arch::load_matrices(q + place.at(0, step), a);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (lane_index() / 4 + i % 2 * 8 >= rows) a[i] = 0;
-  }
 }
 
 // S[16, kKeys] += Q K^T for 16 columns number `step` of both, of the keys from `first_row` of the

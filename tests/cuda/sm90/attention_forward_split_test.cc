@@ -14,6 +14,12 @@ using test::emulated_gpu;
 
 constexpr DataType kBf16 = DataType::kBFloat16;
 
+int ctas_per_cluster(const AttentionProblem& problem, const AttentionPlan& plan) {
+  const Packing packing = pack_rows(problem);
+  const int64_t tiles = packing.head_tiles * packing.q_tiles * problem.kv_heads();
+  return static_cast<int>(plan.tasks / (tiles * problem.batch()));
+}
+
 AttentionPlan run(const Case& c, const test::Tensors& tensors, emulation::Timing timing) {
   const AttentionProblem& problem = tensors.problem;
   const DeviceProperties device = emulated_gpu(c.multiprocessors);
@@ -21,9 +27,9 @@ AttentionPlan run(const Case& c, const test::Tensors& tensors, emulation::Timing
   EXPECT_TRUE(against.empty()) << against[0];
   const AttentionPlan plan = make_plan(problem, device);
   const ConfigChoice choice = choose_config(problem);
-  test::launch_emulated(choice.type_name(), make_params(problem, tensors.buffers, plan.splits),
-                        tensor_map_specs(problem, choice), tensors, plan, timing, plan.splits,
-                        static_cast<int>(problem.kv_heads()));
+  test::launch_emulated(choice.type_name(), make_params(problem, tensors.buffers, plan),
+                        tensor_map_specs(problem, choice), tensors, plan, timing,
+                        ctas_per_cluster(problem, plan), static_cast<int>(problem.kv_heads()));
   return plan;
 }
 
@@ -323,6 +329,36 @@ TEST(EmulatedSplitKernel, GivesTheSameBitsInAnyBatch) {
   EXPECT_TRUE(std::equal(first.begin(), first.begin() + rows, all.begin()));
 }
 
+// The batch changes how many CTAs compute a row's shares, not the shares.
+TEST(EmulatedSplitKernel, GivesFewRowsTheSameBitsFromAnyCtas) {
+  const Case alone = {.name = "alone",
+                      .q_heads = 4,
+                      .kv_heads = 2,
+                      .q_len = 2,
+                      .kv_len = 1200,
+                      .causal = Causal::kLowerRight,
+                      .multiprocessors = 32};
+  test::Tensors one(alone);
+  EXPECT_EQ(ctas_per_cluster(one.problem, run(alone, one, emulation::kTimings[2])), 8);
+  for (const auto& [batch, ctas] : {std::pair(4, 2), std::pair(9, 1), std::pair(40, 1)}) {
+    Case together = alone;
+    together.batch = batch;
+    test::Tensors all(together);
+    for (auto [to, from, bytes] :
+         {std::tuple(all.buffers.q, one.buffers.q, one.problem.q.stride[0]),
+          std::tuple(all.buffers.k, one.buffers.k, one.problem.k.stride[0]),
+          std::tuple(all.buffers.v, one.buffers.v, one.problem.v.stride[0])}) {
+      std::memcpy(const_cast<void*>(to), from, bytes * 2);
+    }
+    const AttentionPlan plan = run(together, all, emulation::kTimings[0]);
+    EXPECT_EQ(plan.splits, 8);
+    EXPECT_EQ(ctas_per_cluster(all.problem, plan), ctas) << batch;
+    const auto rows = static_cast<size_t>(all.problem.out.stride[0]);
+    const auto first = all.output(), expected = one.output();
+    EXPECT_TRUE(std::equal(expected.begin(), expected.begin() + rows, first.begin())) << batch;
+  }
+}
+
 // Keys that no query of the tile sees are neither loaded nor multiplied, and the rest is shared.
 TEST(EmulatedSplitKernel, MultipliesVisibleKeysOnly) {
   const auto multiplies = [](const Case& c) {
@@ -364,6 +400,30 @@ TEST(SplitPlan, FillsTheGpuWithOneBatchEntryWhateverTheBatch) {
   EXPECT_EQ(splits(decode(1, 8, 1, 4, 65536, 256)), 8);
   EXPECT_EQ(make_plan(decode(2, 32, 8, 16, 8192, 128), emulated_gpu(132)).tasks, 2 * 8 * 16);
   EXPECT_EQ(make_plan(decode(0, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 0);
+}
+
+// Up to 16 rows per KV head. A multiprocessor for each CTA, half of them at least.
+TEST(SplitPlan, DividesKeysOfFewRowsAmongClustersThatFindAPlace) {
+  const auto division = [](const AttentionProblem& problem) {
+    const AttentionPlan plan = make_plan(problem, emulated_gpu(132));
+    return std::pair(plan.splits, ctas_per_cluster(problem, plan));
+  };
+  EXPECT_EQ(division(decode(1, 32, 8, 1, 8192 + 1, 128)), std::pair(8, 8));
+  EXPECT_EQ(division(decode(1, 32, 4, 1, 8192, 128)), std::pair(16, 16));
+  EXPECT_EQ(division(decode(1, 32, 32, 1, 8192, 128)), std::pair(2, 2));
+  EXPECT_EQ(division(decode(1, 32, 32, 1, 1024, 128)), std::pair(4, 4));  // few keys
+  EXPECT_EQ(division(decode(1, 16, 16, 1, 8192, 128)), std::pair(4, 4));
+  EXPECT_EQ(division(decode(1, 16, 16, 1, 4096, 128)), std::pair(8, 8));
+  EXPECT_EQ(division(decode(1, 40, 40, 1, 8192, 128)), std::pair(2, 2));
+  EXPECT_EQ(division(decode(1, 300, 300, 1, 8192, 128)), std::pair(1, 1));
+  EXPECT_EQ(division(decode(1, 8, 8, 1, 300, 64)), std::pair(2, 2));
+  // A batch has enough tiles of queries to fill the GPU with fewer CTAs each.
+  EXPECT_EQ(division(decode(2, 32, 8, 1, 8192, 128)), std::pair(8, 4));
+  EXPECT_EQ(division(decode(8, 32, 8, 1, 8192, 128)), std::pair(8, 2));
+  EXPECT_EQ(division(decode(64, 32, 8, 1, 8192, 128)), std::pair(8, 1));
+  EXPECT_EQ(division(decode(2, 32, 8, 1, 1024, 128)), std::pair(8, 8));  // few keys
+  EXPECT_EQ(division(decode(4, 32, 8, 1, 1024, 128)), std::pair(8, 2));
+  EXPECT_EQ(division(decode(64, 32, 4, 1, 8192, 256)), std::pair(16, 4));  // room for parts
 }
 
 TEST(SplitPlan, PacksEveryPairOnce) {

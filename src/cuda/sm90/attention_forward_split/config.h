@@ -16,8 +16,8 @@ struct Packing {
 };
 
 // The grid: x = (batch entry, tile, rank in the cluster), y = KV head, so that decoding divides
-// nothing. What the kernel reads; one struct for all configurations. Lengths and strides in
-// elements.
+// nothing. A tile's keys are split in shares, of which each CTA of the cluster computes as many.
+// What the kernel reads; one struct for all configurations. Lengths and strides in elements.
 struct Params {
   arch::TensorMap q;  // [batch, kv_heads, q_len, group, head_dim], boxes of queries x heads x 64
   arch::TensorMap k;  // [batch, kv_heads, kv_len, head_dim], boxes of kKvTile rows x 64 columns
@@ -31,8 +31,14 @@ struct Params {
 
   tile::Divisor q_heads, q_heads_per_kv_head;
   int32_t q_len, v_head_dim;
-  int32_t splits_log2;  // of the CTAs of a cluster, each with a share of the keys
+  int32_t splits_log2, ctas_log2;  // of the shares, of the CTAs of a cluster
+  int32_t stages;                  // of a group's ring
+  // Where parts of O begin (merge.cuh), of warps and of shares, in bytes from the rings' start; and
+  // whether the warps' parts of all shares of a CTA have a place, or only those of one.
+  int32_t warp_parts, share_parts, parts_together;
   Packing packing;
+  // By the heads of a tile, by the tiles of heads, by all tiles that a KV head has.
+  tile::Divisor by_heads, by_head_tiles, by_tiles;
   float scale_log2;  // scale * log2(e); not used where scores are transformed
   tile::Visibility visibility;
   tile::ScoreTransform transform;
@@ -58,35 +64,44 @@ struct Shape {
   constexpr int threads() const { return (kConsumerWarps + 1) * arch::kWarpThreads; }
   // Keys of a tile that a warp has to itself; or its part of them.
   constexpr int warp_keys() const { return rows == kFewRows ? 32 : kv_tile / kConsumerWarps; }
+  // Of warps, each with a ring of its own.
+  constexpr int groups() const { return kConsumerWarps * warp_keys() / kv_tile; }
   constexpr int qk_columns() const { return round_up(head_dim, arch::kSwizzleElements); }  // stored
   constexpr int v_columns() const { return round_up(v_head_dim, arch::kSwizzleElements); }
   constexpr int q_bytes() const { return rows * qk_columns() * 2; }
   constexpr int stage_bytes() const {
     return kv_tile * (qk_columns() > v_columns() ? qk_columns() : v_columns()) * 2;
   }
-  static constexpr int kBookkeepingBytes = 1024;  // row statistics and barriers
-  // Of warps, each with a ring of its own; and the stages of one.
-  constexpr int groups() const { return kConsumerWarps * warp_keys() / kv_tile; }
-  constexpr int stages_if(int ctas) const {
-    const int room =
-        kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() - kBookkeepingBytes;
-    const int most = 12 / groups(), fit = room / (groups() * stage_bytes());
-    return fit < most ? fit : most;
+  // A row of a part of O in shared memory: O, maximum and sum. Eight words more than a multiple of
+  // the 32 banks, so that the 8-byte stores of four rows meet no bank twice.
+  constexpr int part_stride() const { return round_up(v_head_dim, 32) + 8; }
+  constexpr int part_bytes(int used_rows) const { return used_rows * part_stride() * 4; }
+  // Of the warps that multiply each for itself, whose parts make a share's.
+  constexpr int warp_parts_bytes(int used_rows, int shares) const {
+    return rows == kFewRows ? kConsumerWarps * shares * part_bytes(used_rows) : 0;
   }
-  // Registers of a thread: scores, packed weights, O, Q where a warp has its own, and the rest. 168
-  // is what two CTAs of five warps leave (a scheduler of the multiprocessor has up to three of
-  // these warps).
+  // Of a ring: K and V of a tile; and the next K where that is multiplied ahead.
+  constexpr int least_stages() const { return rows == kFewRows ? 2 : 3; }
+  static constexpr int kBarriersBytes = 1024;
+  // Stages of a ring if so many CTAs are on a multiprocessor, which want `extra` bytes each.
+  constexpr int stages_if(int ctas, int extra = 0) const {
+    const int room = kSharedPerMultiprocessor / ctas - kSharedReservedPerCta - q_bytes() -
+                     kBarriersBytes - extra;
+    const int fit = room / (groups() * stage_bytes());
+    return fit < 12 / groups() ? fit : 12 / groups();
+  }
+  // Registers of a thread: scores, packed weights, O and the rest. 168 is what two CTAs of five
+  // warps leave (a scheduler of the multiprocessor has up to three of these warps).
   constexpr int registers() const {
-    const bool few = rows == kFewRows;
-    const int keys = few ? warp_keys() : kv_tile, q = few ? head_dim / 4 : 0;
-    return keys / 2 + keys / 4 + v_head_dim / 2 + q + 40;
+    const int keys = rows == kFewRows ? warp_keys() : kv_tile;
+    return keys / 2 + keys / 4 + v_head_dim / 2 + 40;
   }
   constexpr int ctas_per_multiprocessor() const {
-    return registers() <= 168 && groups() * stages_if(2) >= 4 ? 2 : 1;
+    return registers() <= 168 && stages_if(2) >= (groups() == 1 ? 4 : 3) ? 2 : 1;
   }
   constexpr int stages() const { return stages_if(ctas_per_multiprocessor()); }
-  constexpr int shared_bytes() const {
-    return q_bytes() + groups() * stages() * stage_bytes() + kBookkeepingBytes;
+  constexpr int shared_bytes(int stages, int extra = 0) const {
+    return q_bytes() + kBarriersBytes + groups() * stages * stage_bytes() + extra;
   }
 };
 
@@ -124,35 +139,33 @@ struct Config {
   static constexpr int kMinBlocks = kShape.ctas_per_multiprocessor();
   static constexpr int kQKColumns = kShape.qk_columns();
   static constexpr int kVColumns = kShape.v_columns();
-  static constexpr int kStages = kShape.stages();  // of a group
-  static constexpr int kKBytes = kKvTile * kQKColumns * 2;
-  static constexpr int kVBytes = kKvTile * kVColumns * 2;
-  // A row of the partial O in shared memory: eight words more than a multiple of the 32 banks, so
-  // that the 8-byte stores of four rows meet no bank twice.
-  static constexpr int kPartialStride = round_up(kVHeadDim, 32) + 8;
-  static constexpr int kParts = kRows == kFewRows ? kConsumerWarps : 1;
-  static constexpr int kPartialBytes = kParts * kRows * kPartialStride * 4;
+  static constexpr int kMostStages = kShape.stages();
+  static constexpr int kStageElements = kShape.stage_bytes() / 2;
+  static constexpr int kPartStride = kShape.part_stride();
 
   static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256 && kVHeadDim <= 256);
   static_assert(kRows == kManyRows || kRows == kFewRows);
   static_assert(kWarpsPerTile * kWarpKeys == kKvTile);
   static_assert(kMask == tile::MaskType::kNone || kTransform, "attn_mask adds to scaled scores");
-  static_assert(kStages >= 3, "something arrives while K and V of a tile are read");
-  static_assert(kPartialBytes <= kGroups * kStages * kShape.stage_bytes(),
+  static_assert(kShape.stages() >= 3, "something arrives while K and V of a tile are read");
+  static_assert(kShape.warp_parts_bytes(kRows, 1) + kShape.part_bytes(kRows) <=
+                    kGroups * kShape.stages() * kShape.stage_bytes(),
                 "O overwrites the rings");
 
+  // In front of the rings: [kGroups][Params::stages][columns / 64][kKvTile][64].
   struct SharedMemory {
     alignas(1024) uint16_t q[kRows * kQKColumns];  // [kQKColumns / 64][kRows][64], swizzled
-    alignas(1024)
-        uint16_t stages[kGroups][kStages][kShape.stage_bytes() / 2];  // [columns / 64][kKvTile][64]
-    // Maximum and sum of each row over this CTA's keys, and over a warp's.
-    float statistics[kRows][2], warp_statistics[kParts][kFewRows][2];
     arch::Barrier q_ready;
-    arch::Barrier stage_ready[kGroups][kStages], stage_free[kGroups][kStages];
+    arch::Barrier stage_ready[kGroups][kMostStages], stage_free[kGroups][kMostStages];
+
+    uint8_t* rings() { return reinterpret_cast<uint8_t*>(this + 1); }
+    uint16_t* stage(int index) {
+      return reinterpret_cast<uint16_t*>(this + 1) + index * kStageElements;
+    }
   };
-  static constexpr int kSharedBytes = kShape.shared_bytes();
-  static_assert(sizeof(SharedMemory) <= kSharedBytes);
-  static_assert(kMinBlocks * (kSharedBytes + kSharedReservedPerCta) <= kSharedPerMultiprocessor);
+  static_assert(sizeof(SharedMemory) == kShape.shared_bytes(0));
+  static_assert(kMinBlocks * (kShape.shared_bytes(kShape.stages()) + kSharedReservedPerCta) <=
+                kSharedPerMultiprocessor);
 };
 
 }  // namespace bsk::sm90::attention_forward_split

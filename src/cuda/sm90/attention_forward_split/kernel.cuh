@@ -15,6 +15,17 @@
 
 namespace bsk::sm90::attention_forward_split {
 
+// The CTA's shares, one after the other.
+template <class Consumer, class SharedMemory>
+__device__ __forceinline__ void consume(SharedMemory& shared, const Params& params,
+                                        const Coordinates& at) {
+  Consumer consumer(shared, params, at);
+#pragma unroll 1
+  for (int share = at.first_share; share < at.end_share; ++share) {
+    consumer.run(share_of(params, at, share), share - at.first_share);
+  }
+}
+
 template <class Config>
 __device__ __forceinline__ void attention_forward_split(const Params& params) {
   using SharedMemory = typename Config::SharedMemory;
@@ -23,13 +34,16 @@ __device__ __forceinline__ void attention_forward_split(const Params& params) {
   const Coordinates at = coordinates_of<Config>(params, rank);
   const bool consumes = tile::warp_index() < Config::kConsumerWarps;
 
+  if constexpr (Config::kRows == kFewRows) {
+    if (consumes) WarpConsumer<Config>::clear_unused_rows(shared, params);
+  }
   if (arch::thread_index() == Config::kConsumerThreads) {  // the producer's
     arch::prefetch_tensor_map(params.q);
     arch::prefetch_tensor_map(params.k);
     arch::prefetch_tensor_map(params.v);
     arch::barrier_init(shared.q_ready, 1);
     for (int group = 0; group < Config::kGroups; ++group) {
-      for (int stage = 0; stage < Config::kStages; ++stage) {
+      for (int stage = 0; stage < Config::kMostStages; ++stage) {
         arch::barrier_init(shared.stage_ready[group][stage], 1);
         arch::barrier_init(shared.stage_free[group][stage], Config::kWarpsPerTile);
       }
@@ -40,20 +54,20 @@ __device__ __forceinline__ void attention_forward_split(const Params& params) {
   arch::wait_for_previous_grid();
 
   if (consumes) {
-    if constexpr (Config::kRows == tile::kWarpRows) {
-      WarpConsumer<Config>(shared, params, at).run();
+    if constexpr (Config::kRows == kFewRows) {
+      consume<WarpConsumer<Config>>(shared, params, at);
     } else {
-      WarpgroupConsumer<Config>(shared, params, at).run();
+      consume<WarpgroupConsumer<Config>>(shared, params, at);
     }
   } else if (tile::lane_index() == 0) {
     Producer<Config>{shared, params, at, {}}.run();
   }
   arch::let_next_grid_start();
   arch::sync_warp();     // the cluster's barrier takes whole warps
-  arch::sync_cluster();  // every CTA's part is there
+  arch::sync_cluster();  // every CTA's parts are there
   if (consumes) Merge<Config>{shared, params, at, rank}.run();
   arch::sync_warp();
-  arch::sync_cluster();  // every CTA's part has been read
+  arch::meet_cluster();  // and have been read
 }
 
 }  // namespace bsk::sm90::attention_forward_split

@@ -16,6 +16,7 @@ constexpr int64_t kMaxRows = 2 * kManyRows;  // q_len * group
 // Below this one CTA holds all keys, or the merge costs what the split gains.
 constexpr int64_t kMinKeys = 256;
 constexpr int64_t kMinSplitKeys = 128;
+constexpr int64_t kFewKeys = 1024;  // of a CTA
 
 int64_t group_of(const AttentionProblem& problem) {
   return problem.q_heads() / std::max<int64_t>(problem.kv_heads(), 1);
@@ -29,6 +30,65 @@ int tile_rows(const AttentionProblem& problem) {
 int64_t clusters(const AttentionProblem& problem) {  // of one batch entry
   const Packing packing = pack_rows(problem);
   return problem.kv_heads() * packing.head_tiles * packing.q_tiles;
+}
+
+// The most CTAs, a power of two, that a cluster may have of so many clusters and keys for so many
+// CTAs in all.
+int most_ctas(int64_t clusters, int64_t kv_len, int most, int64_t places) {
+  int ctas = 1;
+  while (2 * ctas <= most && clusters * 2 * ctas <= places && kv_len >= kMinSplitKeys * 2 * ctas) {
+    ctas *= 2;
+  }
+  return ctas;
+}
+
+// Of a cluster for a tile of many rows.
+int ctas_of_many_rows(int64_t clusters, int64_t kv_len, const Shape& shape, int multiprocessors) {
+  // As many CTAs as the GPU holds at once: any more would wait for a place. One a multiprocessor
+  // where that occupies nearly all of them. 16 CTAs (beyond the portable 8) fit a GPC's
+  // multiprocessors for sure only at two on each.
+  const int each = shape.ctas_per_multiprocessor(), most = each == 2 ? 16 : 8;
+  const int one_each = most_ctas(clusters, kv_len, most, multiprocessors);
+  if (10 * clusters * one_each >= int64_t{9} * multiprocessors) return one_each;
+  return most_ctas(clusters, kv_len, most, int64_t{multiprocessors} * each);
+}
+
+// Of a cluster for a tile of few rows.
+int ctas_of_few_rows(int64_t clusters, int64_t kv_len, int multiprocessors) {
+  // Half of the multiprocessors draw all that memory gives. With more clusters some would find no
+  // GPC with enough free ones; the CTAs that shared one would keep all others waiting. Pairs always
+  // find a place.
+  return std::max(most_ctas(clusters, kv_len, 2, multiprocessors),
+                  most_ctas(clusters, kv_len, 16, multiprocessors - multiprocessors / 16));
+}
+// The same, or twice as many where keys are few: L2 may hold them, which gives more than memory.
+int ctas_of_few_rows_and_keys(int64_t clusters, int64_t kv_len, int multiprocessors) {
+  const int ctas = ctas_of_few_rows(clusters, kv_len, multiprocessors);
+  if (ctas > 4 || kv_len > kFewKeys * ctas) return ctas;
+  return most_ctas(clusters, kv_len, 2 * ctas, multiprocessors);
+}
+
+// How a CTA with so many shares uses its shared memory, if so many CTAs are on a multiprocessor.
+struct Layout {
+  int stages = 0;         // 0: it does not fit
+  bool together = false;  // Params::parts_together
+  int bytes = 0;
+};
+Layout lay_out(const Shape& shape, int used_rows, int shares, int each) {
+  // The parts of one share lie where the rings were.
+  if (shares == 1) return {shape.stages(), false, shape.shared_bytes(shape.stages())};
+  for (const bool together : {true, false}) {
+    const int parts = shape.warp_parts_bytes(used_rows, together ? shares : 1) +
+                      shares * shape.part_bytes(used_rows);
+    const int stages = std::min(shape.stages(), shape.stages_if(each, parts));
+    if (stages < shape.least_stages() || (together && each > 1)) continue;
+    return {stages, together, shape.shared_bytes(stages, parts)};
+  }
+  return each > 1 ? lay_out(shape, used_rows, shares, 1) : Layout{};
+}
+
+int64_t ctas_of(const AttentionProblem& problem, const AttentionPlan& plan) {  // of a cluster
+  return plan.tasks / (clusters(problem) * problem.batch());
 }
 
 cuda::KernelRequest request(const ConfigChoice& choice) {
@@ -113,35 +173,6 @@ Packing pack_rows(const AttentionProblem& problem) {
   return packing;
 }
 
-int choose_splits(const AttentionProblem& problem, const Shape& shape, int multiprocessors) {
-  // The batch is left out on purpose: a row's bits must not depend on it.
-  const int64_t tiles = clusters(problem);
-  const auto doubled = [&](int most, auto places) {
-    int splits = 1;
-    while (2 * splits <= most && tiles * 2 * splits <= places(2 * splits) &&
-           problem.kv_len() >= kMinSplitKeys * 2 * splits) {
-      splits *= 2;
-    }
-    return splits;
-  };
-  if (shape.rows == kFewRows) {
-    // A multiprocessor for each CTA. Half of them draw all that memory gives, and where two CTAs
-    // had to share one, the rest would wait for them: clusters of more than two do not fill every
-    // GPC, one of which may be short of 16 multiprocessors.
-    constexpr int kGpcMultiprocessors = 16;
-    return doubled(16, [&](int splits) {
-      return splits <= 2 ? multiprocessors : multiprocessors - kGpcMultiprocessors;
-    });
-  }
-  // As many CTAs as the GPU holds at once for one batch entry: any more would wait for a place.
-  // One a multiprocessor where that occupies nearly all of them.
-  // 16 CTAs (beyond the portable 8) fit a GPC's multiprocessors for sure only at two on each.
-  const int most = shape.ctas_per_multiprocessor() == 2 ? 16 : 8;
-  const int one_each = doubled(most, [&](int) { return multiprocessors; });
-  if (10 * tiles * one_each >= int64_t{9} * multiprocessors) return one_each;
-  return doubled(most, [&](int) { return multiprocessors * shape.ctas_per_multiprocessor(); });
-}
-
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device) {
   const ConfigChoice choice = choose_config(problem);
   AttentionPlan plan;
@@ -150,18 +181,53 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   const Packing packing = pack_rows(problem);
   plan.q_tile = packing.heads * packing.queries;
   plan.kv_tile = choice.shape.kv_tile;
-  plan.splits = choose_splits(problem, choice.shape, device.multiprocessors);
-  plan.tasks = problem.q_len() == 0 ? 0 : clusters(problem) * problem.batch() * plan.splits;
+  const Shape& shape = choice.shape;
+  const int64_t tiles = clusters(problem),
+                all_tiles = tiles * std::max<int64_t>(problem.batch(), 1);
+  const int64_t kv_len = problem.kv_len();
+  int ctas;
+  if (shape.rows == kManyRows) {
+    ctas = plan.splits = ctas_of_many_rows(tiles, kv_len, shape, device.multiprocessors);
+  } else {
+    plan.splits = ctas_of_few_rows_and_keys(tiles, kv_len, device.multiprocessors);
+    // More CTAs pay only if each has one share, whose parts need no room.
+    ctas = ctas_of_few_rows_and_keys(all_tiles, kv_len, device.multiprocessors);
+    if (ctas < plan.splits) ctas = ctas_of_few_rows(all_tiles, kv_len, device.multiprocessors);
+  }
+  for (;; ctas *= 2) {
+    const bool one_wave = all_tiles * ctas <= device.multiprocessors;
+    const Layout layout = lay_out(shape, plan.q_tile, plan.splits / ctas,
+                                  one_wave ? 1 : shape.ctas_per_multiprocessor());
+    plan.shared_bytes = layout.bytes;
+    if (layout.stages > 0) break;
+  }
+  plan.tasks = problem.q_len() == 0 ? 0 : tiles * problem.batch() * ctas;
   plan.threads = choice.shape.threads();
-  plan.shared_bytes = choice.shape.shared_bytes();
   return plan;
 }
 
-Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers, int splits) {
+Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
+                   const AttentionPlan& plan) {
   Params params{};
   fill_common(problem, buffers, params);
-  params.splits_log2 = std::countr_zero(static_cast<uint32_t>(splits));
-  params.packing = pack_rows(problem);
+  const auto log2 = [](int64_t power) { return std::countr_zero(static_cast<uint64_t>(power)); };
+  const int64_t ctas = ctas_of(problem, plan);
+  params.splits_log2 = log2(plan.splits);
+  params.ctas_log2 = log2(ctas);
+  const Packing packing = params.packing = pack_rows(problem);
+  params.by_heads = tile::Divisor(packing.heads);
+  params.by_head_tiles = tile::Divisor(packing.head_tiles);
+  params.by_tiles = tile::Divisor(packing.head_tiles * packing.q_tiles);
+  const Shape shape = choose_config(problem).shape;
+  const int shares = plan.splits / static_cast<int>(ctas);
+  const int used_rows = packing.heads * packing.queries;
+  Layout layout = lay_out(shape, used_rows, shares, 1);
+  if (layout.bytes != plan.shared_bytes) layout = lay_out(shape, used_rows, shares, 2);
+  params.stages = layout.stages;
+  params.parts_together = layout.together;
+  params.warp_parts = shares == 1 ? 0 : shape.groups() * layout.stages * shape.stage_bytes();
+  params.share_parts =
+      params.warp_parts + shape.warp_parts_bytes(used_rows, layout.together ? shares : 1);
   params.transform = {static_cast<float>(problem.scale), static_cast<float>(problem.softcap)};
   params.mask = mask_tensor(problem, buffers);
   return params;
@@ -194,12 +260,12 @@ std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks / problem.kv_heads());
   shape.grid[1] = static_cast<uint32_t>(problem.kv_heads());
-  shape.cluster[0] = static_cast<uint32_t>(plan.splits);
+  shape.cluster[0] = static_cast<uint32_t>(ctas_of(problem, plan));
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;
-  return prepare_launch(problem, make_params(problem, {}, plan.splits),
-                        tensor_map_specs(problem, choice), request(choice), shape);
+  return prepare_launch(problem, make_params(problem, {}, plan), tensor_map_specs(problem, choice),
+                        request(choice), shape);
 }
 
 const Kernel kKernel = {"sm90_attention_forward_split",

@@ -29,12 +29,13 @@ struct ConfigChoice {
 std::vector<std::string> reasons(const AttentionProblem& problem, const DeviceProperties& device);
 ConfigChoice choose_config(const AttentionProblem& problem);
 Packing pack_rows(const AttentionProblem& problem);
-// CTAs that share the keys of a tile. Depends on nothing that other rows of a batch could change.
-int choose_splits(const AttentionProblem& problem, const Shape& shape, int multiprocessors);
+// The keys of a tile are split in shares, of which the CTAs of a cluster compute as many each. The
+// batch changes how many CTAs, never how many shares, and so no row's bits.
 AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties& device);
 
 // Everything in Params but the tensor maps.
-Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers, int splits);
+Params make_params(const AttentionProblem& problem, const AttentionBuffers& buffers,
+                   const AttentionPlan& plan);
 // Of q, k and v.
 TensorMapSpecs tensor_map_specs(const AttentionProblem& problem, const ConfigChoice& choice);
 

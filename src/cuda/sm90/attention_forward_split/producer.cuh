@@ -5,7 +5,6 @@
 #include "src/cuda/arch/core.cuh"
 #include "src/cuda/arch/tma.cuh"
 #include "src/cuda/sm90/attention_forward_split/config.h"
-#include "src/cuda/tile/ring.cuh"
 #include "src/cuda/tile/visible_range.cuh"
 
 namespace bsk::sm90::attention_forward_split {
@@ -14,36 +13,56 @@ struct Coordinates {
   int batch, kv_head;
   int first_head;              // in the group
   int first_query, end_query;  // that exist
-  int first_tile, tiles;       // of keys: this CTA's share of those that some query sees
+  int first_tile, tiles;       // of keys that some query sees
+  int first_share, end_share;  // of the keys, of this CTA
 };
 
 template <class Config>
 __device__ __forceinline__ Coordinates coordinates_of(const Params& params, int rank) {
   const Packing& packing = params.packing;
-  const int cluster = arch::block_index() >> params.splits_log2;
-  const int tiles_per_head = packing.head_tiles * packing.q_tiles;
-  int batch = cluster, tile = 0, q_tile = 0;
-  if (tiles_per_head > 1) {
-    batch = cluster / tiles_per_head;
-    tile = cluster - batch * tiles_per_head;
-    q_tile = tile / packing.head_tiles;
-  }
+  const int cluster = arch::block_index() >> params.ctas_log2;
+  const int batch = params.by_tiles.divide(cluster);
+  const int tile = cluster - batch * static_cast<int>(params.by_tiles.value);
+  const int q_tile = params.by_head_tiles.divide(tile);
   const int first_query = q_tile * packing.queries;
   const int end = first_query + packing.queries;
   const int end_query = end < params.q_len ? end : params.q_len;
   const tile::KeyRange range = tile::keys_of_any_row(params.visibility, first_query, end_query - 1);
   const int first_tile = range.begin / Config::kKvTile;
   const int end_tile = (range.end + Config::kKvTile - 1) / Config::kKvTile;
-  const int tiles = end_tile > first_tile ? end_tile - first_tile : 0;
-  const int begin = rank * tiles >> params.splits_log2;  // tiles < 2^25
+  const int shares_log2 = params.splits_log2 - params.ctas_log2;  // of a CTA
   return {batch,
           arch::block_index_y(),
           (tile - q_tile * packing.head_tiles) * packing.heads,
           first_query,
           end_query,
-          first_tile + begin,
-          ((rank + 1) * tiles >> params.splits_log2) - begin};
+          first_tile,
+          end_tile > first_tile ? end_tile - first_tile : 0,
+          rank << shares_log2,
+          (rank + 1) << shares_log2};
 }
+
+// Tiles of keys.
+struct Share {
+  int begin, end;
+};
+__device__ __forceinline__ Share share_of(const Params& params, const Coordinates& at, int share) {
+  return {at.first_tile + (share * at.tiles >> params.splits_log2),  // tiles < 2^25
+          at.first_tile + ((share + 1) * at.tiles >> params.splits_log2)};
+}
+
+// A position in a ring of `Params::stages`.
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
 
 template <class Config>
 struct Producer {
@@ -52,7 +71,7 @@ struct Producer {
   SharedMemory& shared;
   const Params& params;
   const Coordinates at;
-  tile::RingPosition<Config::kStages> rings[Config::kGroups] = {};
+  Ring rings[Config::kGroups] = {};
 
   __device__ __forceinline__ void load_q() {
     const Packing& packing = params.packing;
@@ -68,16 +87,16 @@ struct Producer {
 
   __device__ __forceinline__ void load(const arch::TensorMap& map, int group, int tile, int columns,
                                        int head, int batch) {
-    auto& ring = rings[group];
+    Ring& ring = rings[group];
     arch::barrier_wait(shared.stage_free[group][ring.stage], ring.parity ^ 1);
     arch::Barrier& ready = shared.stage_ready[group][ring.stage];
+    uint16_t* const stage = shared.stage(group * params.stages + ring.stage);
     arch::barrier_arrive_and_expect(ready, static_cast<uint32_t>(Config::kKvTile * columns * 2));
     for (int column = 0; column < columns; column += arch::kSwizzleElements) {
-      arch::load_tile(map, ready, shared.stages[group][ring.stage] + column * Config::kKvTile,
-                      column, (at.first_tile + tile) * Config::kKvTile, head, batch,
-                      arch::CacheHint::kNormal);
+      arch::load_tile(map, ready, stage + column * Config::kKvTile, column, tile * Config::kKvTile,
+                      head, batch, arch::CacheHint::kNormal);
     }
-    ring.advance();
+    ring.advance(params.stages);
   }
   __device__ __forceinline__ void load_k(int group, int tile) {
     load(params.k, group, tile, Config::kQKColumns, at.kv_head * params.k_head_step,
@@ -90,18 +109,25 @@ struct Producer {
 
   // Tile after tile, to the groups in turn. Before a tile's V comes K of the next one where that is
   // multiplied first.
-  __device__ __forceinline__ void run() {
-    if (at.tiles == 0) return;
-    load_q();
-    if (Config::kKAhead) load_k(0, 0);
+  __device__ __forceinline__ void load_share(const Share& share) {
+    if (Config::kKAhead && share.begin < share.end) load_k(0, share.begin);
 #pragma unroll 1
-    for (int first = 0; first < at.tiles; first += Config::kGroups) {
+    for (int first = share.begin; first < share.end; first += Config::kGroups) {
 #pragma unroll
       for (int group = 0; group < Config::kGroups; ++group) {
         const int tile = first + group, next = tile + (Config::kKAhead ? 1 : 0);
-        if (next < at.tiles) load_k(group, next);
-        if (tile < at.tiles) load_v(group, tile);
+        if (next < share.end) load_k(group, next);
+        if (tile < share.end) load_v(group, tile);
       }
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    if (at.tiles == 0) return;
+    load_q();
+#pragma unroll 1
+    for (int share = at.first_share; share < at.end_share; ++share) {
+      load_share(share_of(params, at, share));
     }
   }
 };

@@ -8,7 +8,6 @@
 #include "src/cuda/sm90/attention_forward_split/merge.cuh"
 #include "src/cuda/sm90/attention_forward_split/scores.cuh"
 #include "src/cuda/tile/fragment.cuh"
-#include "src/cuda/tile/ring.cuh"
 #include "src/cuda/tile/warp_products.cuh"
 
 namespace bsk::sm90::attention_forward_split {
@@ -19,9 +18,6 @@ struct WarpConsumer {
   static constexpr int kKeys = Config::kWarpKeys;
   static constexpr int kSteps = Config::kHeadDim / 16;  // of Q K
   static constexpr int kOutputs = Config::kVHeadDim / 2;
-  // Wide rows of O leave no registers for Q, and neither does attn_mask.
-  static constexpr bool kKeepsQ =
-      Config::kVHeadDim <= 128 && Config::kHeadDim <= 128 && Config::kMask == tile::MaskType::kNone;
 
   SharedMemory& shared;
   const Coordinates& at;
@@ -30,8 +26,7 @@ struct WarpConsumer {
   const tile::MatrixPlace<tile::kWarpRows, false> q_place;
   const tile::MatrixPlace<Config::kKvTile, true> k_place;
   const tile::MatrixPlace<Config::kKvTile, false> v_place;
-  tile::RingPosition<Config::kStages> ring;
-  uint32_t q[kKeepsQ ? kSteps : 1][4];
+  Ring ring;
 
   __device__ __forceinline__ WarpConsumer(SharedMemory& shared, const Params& params,
                                           const Coordinates& at)
@@ -40,14 +35,35 @@ struct WarpConsumer {
         warp(tile::warp_index()),
         packed(params, at, tile::lane_index() / 4) {}
 
+  // Rows of Q that no copy will fill are zeros, so that no rubbish of theirs slows the softmax. By
+  // all consumers, before the CTA's first barrier.
+  static __device__ __forceinline__ void clear_unused_rows(SharedMemory& shared,
+                                                           const Params& params) {
+    const int row = arch::thread_index() / 8;  // a thread has 16 bytes of each 64 columns
+    static_assert(Config::kConsumerThreads == 8 * Config::kRows);
+    if (row < params.packing.heads * params.packing.queries) return;
+#pragma unroll
+    for (int column = 0; column < Config::kQKColumns; column += arch::kSwizzleElements) {
+      arch::store_16_bytes(shared.q + column * Config::kRows + arch::thread_index() * 8, 0, 0, 0,
+                           0);
+    }
+  }
+
   // The warps of one group share a tile's keys; the next tile is for the next ones.
   __device__ __forceinline__ int group() const { return warp / Config::kWarpsPerTile; }
   __device__ __forceinline__ int first_key() const {  // in the tile
     return warp % Config::kWarpsPerTile * kKeys;
   }
 
-  __device__ __forceinline__ void load_q(int step, uint32_t (&a)[4]) {
-    tile::load_q_step(shared.q, step, used_rows(packed.params, at), q_place, a);
+  // The number of the group's next stage, when it is there.
+  __device__ __forceinline__ int wait_stage() {
+    const int stage = ring.stage;
+    arch::barrier_wait(shared.stage_ready[group()][stage], ring.parity);
+    ring.advance(packed.params.stages);
+    return stage;
+  }
+  __device__ __forceinline__ const uint16_t* stage_at(int stage) {
+    return shared.stage(group() * packed.params.stages + stage);
   }
   // Every lane has read what it needed of the stage when `x` is computed.
   __device__ __forceinline__ void free_stage(int stage, float x) {
@@ -58,36 +74,34 @@ struct WarpConsumer {
   __device__ __forceinline__ void multiply_qk(float (&s)[kKeys / 2]) {
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) s[i] = 0.0f;
-    const int stage = tile::wait_stage(shared.stage_ready[group()], ring);
+    const int stage = wait_stage();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      if constexpr (!kKeepsQ) load_q(step, q[0]);
-      tile::multiply_qk_step<Config::kElement, Config::kKvTile, kKeys>(
-          s, q[kKeepsQ ? step : 0], shared.stages[group()][stage], first_key(), step, k_place);
+      uint32_t q[4];
+      tile::load_q_step(shared.q, step, q_place, q);
+      tile::multiply_qk_step<Config::kElement, Config::kKvTile, kKeys>(s, q, stage_at(stage),
+                                                                       first_key(), step, k_place);
     }
     free_stage(stage, s[0]);
   }
   __device__ __forceinline__ void multiply_pv(float (&o)[kOutputs],
                                               const uint32_t (&p)[kKeys / 4]) {
-    const int stage = tile::wait_stage(shared.stage_ready[group()], ring);
+    const int stage = wait_stage();
     tile::multiply_pv<Config::kElement, Config::kKvTile, kKeys, Config::kVHeadDim>(
-        o, p, shared.stages[group()][stage], first_key(), v_place);
+        o, p, stage_at(stage), first_key(), v_place);
     free_stage(stage, o[0]);
   }
 
-  __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows) {
+  __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                          const Share& share) {
     arch::barrier_wait(shared.q_ready, 0);
-    if constexpr (kKeepsQ) {
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) load_q(step, q[step]);
-    }
 #pragma unroll 1
-    for (int tile = group(); tile < at.tiles; tile += Config::kGroups) {
+    for (int tile = share.begin + group(); tile < share.end; tile += Config::kGroups) {
       float s[kKeys / 2];
       multiply_qk(s);
       float correction[tile::kRowsPerThread];
-      const bool grown = packed.template weigh<kKeys>(
-          s, (at.first_tile + tile) * Config::kKvTile + first_key(), rows, correction);
+      const bool grown =
+          packed.template weigh<kKeys>(s, tile * Config::kKvTile + first_key(), rows, correction);
       if (grown) tile::rescale(o, correction);
       uint32_t p[kKeys / 4];
       tile::pack_weights<Config::kElement>(s, p);
@@ -95,21 +109,29 @@ struct WarpConsumer {
     }
   }
 
-  // This CTA's part, laid out for the cluster.
-  __device__ __forceinline__ void run() {
+  // One of the CTA's shares.
+  __device__ __forceinline__ void run(const Share& share, int part) {
     float o[kOutputs];
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
     tile::SoftmaxRows rows;
     rows.reset();
-    if (at.tiles > 0) compute(o, rows);
+    if (share.begin < share.end) compute(o, rows, share);
     tile::finish_sums(rows);
-    arch::named_barrier_sync(kConsumersBarrier, Config::kConsumerThreads);  // the ring is read
-    const int used = used_rows(packed.params, at);
-    offer<Config>(shared.warp_statistics[warp], partial<Config>(shared, warp), o, rows,
-                  tile::lane_index() / 4, used);
+    const Params& params = packed.params;
+    const bool together = params.parts_together;
+    if (!together) meet();  // all have read the rings, or the parts of the share before
+    offer<Config>(shared, params, params.warp_parts,
+                  (together ? part * Config::kConsumerWarps : 0) + warp, o, rows,
+                  tile::lane_index() / 4, used_rows(params, at));
+    if (together && part + 1 < at.end_share - at.first_share) return;
+    meet();
+    add_warps<Config>(shared, params, together ? 0 : part, part + 1, used_rows(params, at));
+  }
+
+ private:
+  __device__ __forceinline__ void meet() {
     arch::named_barrier_sync(kConsumersBarrier, Config::kConsumerThreads);
-    add_warps<Config>(shared, used);
   }
 };
 

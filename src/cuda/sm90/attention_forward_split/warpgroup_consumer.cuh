@@ -9,7 +9,6 @@
 #include "src/cuda/sm90/attention_forward_split/scores.cuh"
 #include "src/cuda/tile/fragment.cuh"
 #include "src/cuda/tile/products.cuh"
-#include "src/cuda/tile/ring.cuh"
 
 namespace bsk::sm90::attention_forward_split {
 
@@ -23,14 +22,17 @@ struct WarpgroupConsumer {
   SharedMemory& shared;
   const Coordinates& at;
   const PackedRows<Config> packed;
-  tile::RingPosition<Config::kStages> ring;
+  Ring ring;
 
   __device__ __forceinline__ WarpgroupConsumer(SharedMemory& shared, const Params& params,
                                                const Coordinates& at)
       : shared(shared), at(at), packed(params, at, tile::fragment_row()) {}
 
   __device__ __forceinline__ int wait_stage() {
-    return tile::wait_stage(shared.stage_ready[0], ring);
+    const int stage = ring.stage;
+    arch::barrier_wait(shared.stage_ready[0][stage], ring.parity);
+    ring.advance(packed.params.stages);
+    return stage;
   }
   __device__ __forceinline__ void free_stage(int stage) {
     if (tile::lane_index() == 0) arch::barrier_arrive(shared.stage_free[0][stage]);
@@ -38,12 +40,11 @@ struct WarpgroupConsumer {
 
   __device__ __forceinline__ void issue_qk(float (&s)[kScores], int stage) {
     tile::issue_qk<Config::kElement, Config::kHeadDim, Config::kRows, Config::kKvTile>(
-        s, shared.q, shared.stages[0][stage]);
+        s, shared.q, shared.stage(stage));
   }
   __device__ __forceinline__ void issue_pv(float (&o)[kOutputs], const uint32_t (&p)[kScores / 2],
                                            int stage) {
-    tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p,
-                                                                         shared.stages[0][stage]);
+    tile::issue_pv<Config::kElement, Config::kVHeadDim, Config::kKvTile>(o, p, shared.stage(stage));
   }
 
   // Completes the tile before: its P V is in O, its V's stage is free, and this tile's weights take
@@ -60,9 +61,10 @@ struct WarpgroupConsumer {
     tile::pack_weights<Config::kElement>(s, p);
   }
 
-  // The tile of queries against this CTA's keys: QK of the next tile is issued before PV of this
-  // one, so that the softmax between them runs under a product.
-  __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows) {
+  // The tile of queries against a share of the keys: QK of the next tile is issued before PV of
+  // this one, so that the softmax between them runs under a product.
+  __device__ __forceinline__ void compute(float (&o)[kOutputs], tile::SoftmaxRows& rows,
+                                          const Share& share) {
     float s[kScores];
     uint32_t p[kScores / 2];
     float correction[tile::kRowsPerThread];
@@ -71,14 +73,14 @@ struct WarpgroupConsumer {
     int k_stage = wait_stage(), v_stage = kNoStage;
     issue_qk(s, k_stage);
     arch::mma_wait<0>();
-    for (int tile = 0;; ++tile) {
+    for (int tile = share.begin;; ++tile) {
       arch::mma_fence_registers(s);
-      const int first_key = (at.first_tile + tile) * Config::kKvTile;
+      const int first_key = tile * Config::kKvTile;
       const bool grown = packed.template weigh<Config::kKvTile>(s, first_key, rows, correction);
       // K is released late, to keep the exponentials in front of the waits below: ptxas moves
       // arithmetic across barriers and branches, and only a data dependency holds it.
       free_stage(arch::order_after(k_stage, rows.sum[0] + rows.sum[1]));
-      const bool more = tile + 1 < at.tiles;
+      const bool more = tile + 1 < share.end;
       if (more) k_stage = wait_stage();
       settle(o, s, p, grown, correction, v_stage);
       if (!more) break;
@@ -93,18 +95,19 @@ struct WarpgroupConsumer {
     arch::mma_fence_registers(o);
   }
 
-  // This CTA's part, laid out for the cluster.
-  __device__ __forceinline__ void run() {
+  // The part of one of the CTA's shares, laid out for the cluster.
+  __device__ __forceinline__ void run(const Share& share, int part) {
     float o[kOutputs];
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
     tile::SoftmaxRows rows;
     rows.reset();
-    if (at.tiles > 0) compute(o, rows);
+    if (share.begin < share.end) compute(o, rows, share);
     tile::finish_sums(rows);
-    arch::named_barrier_sync(kConsumersBarrier, arch::kWarpgroupThreads);  // the ring is read
-    offer<Config>(shared.statistics, partial<Config>(shared), o, rows, tile::fragment_row(),
-                  used_rows(packed.params, at));
+    arch::named_barrier_sync(kConsumersBarrier, arch::kWarpgroupThreads);  // all have read the ring
+    const Params& params = packed.params;
+    offer<Config>(shared, params, params.share_parts, part, o, rows, tile::fragment_row(),
+                  used_rows(params, at));
   }
 };
 

@@ -9,6 +9,7 @@ namespace bsk::arch {
 
 inline int cluster_rank() { return emulation::machine().rank(); }
 inline void sync_cluster() { emulation::machine().sync_cluster(); }
+inline void meet_cluster() { sync_cluster(); }
 template <size_t kCount>
 void load_from_rank(float (&values)[kCount], const float* place, int rank) {
   static_assert(kCount == 2 || kCount == 4);

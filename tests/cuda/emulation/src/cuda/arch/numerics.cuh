@@ -62,11 +62,17 @@ uint32_t pack(float low, float high) {
   }
 }
 
-inline void load_8_bytes(const void* source, uint32_t (&words)[2]) {
+template <class T>
+void load_8_bytes(const void* source, T (&words)[2]) {
   std::memcpy(words, source, 8);
 }
-inline void load_16_bytes(const void* source, uint32_t (&words)[4]) {
+template <class T>
+void load_16_bytes(const void* source, T (&words)[4]) {
   std::memcpy(words, source, 16);
+}
+inline void store_8_bytes(void* destination, uint32_t a, uint32_t b) {
+  const uint32_t words[2] = {a, b};
+  std::memcpy(destination, words, 8);
 }
 inline void store_16_bytes(void* destination, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   const uint32_t words[4] = {a, b, c, d};
