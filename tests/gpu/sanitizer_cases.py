@@ -55,6 +55,8 @@ def cases() -> Iterator[tuple[str, list[torch.Tensor], dict[str, Any]]]:
     yield "chains, causal", many, {"is_causal": True}
     yield "shared rows", [t.repeat(6, 1, 1, 1) for t in tensors(970, 600)], {}
     yield "few queries, many keys", tensors(3, 1500), {}
+    yield "few queries, a batch", [t.repeat(40, 1, 1, 1) for t in tensors(2, 1500, 128)], {}
+    yield "more than 16 rows", tensors(13, 1500), {"is_causal": "lower_right"}
     yield "d128, short", tensors(70, 100, 128), {}
     yield "d96 v40", tensors(70, 150, 96, 40), {}
     yield "d256", tensors(70, 150, 256), {}

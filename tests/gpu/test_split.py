@@ -144,6 +144,10 @@ SHAPES = {  # batch, q_heads, kv_heads, q_len, kv_len, head_dim
     "mqa_128_heads": (1, 128, 1, 1, 5000, 128),
     "many_heads_one_split": (1, 300, 300, 1, 300, 64),
     "shortest": (3, 4, 2, 1, 257, 64),
+    "llama_large_batch": (70, 32, 8, 1, 1500, 128),
+    "mha_batch": (9, 16, 16, 1, 1900, 64),
+    "sixteen_rows": (3, 32, 8, 4, 4099, 128),
+    "sixteen_rows_d64": (40, 8, 2, 4, 2500, 64),
     "speculative": (2, 32, 8, 5, 4099, 128),
     "whole_tile": (1, 8, 8, 64, 4096, 64),
     "two_tiles": (2, 8, 8, 100, 2049, 128),
@@ -171,21 +175,25 @@ def test_shapes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("options", MASKS.values(), ids=list(MASKS))
-@pytest.mark.parametrize("shape", ["speculative", "two_tiles", "group3_two_tiles", "d256"])
+@pytest.mark.parametrize(
+    "shape",
+    ["sixteen_rows", "sixteen_rows_d64", "speculative", "two_tiles", "group3_two_tiles", "d256"],
+)
 def test_masks(shape: str, options: dict[str, Any]) -> None:
     check(*qkv(*SHAPES[shape]), **options)
 
 
 @pytest.mark.parametrize("kv_len", [257, 263, 383, 384, 385, 511, 512, 513, 1021, 2048, 2049, 4093])
 def test_lengths(kv_len: int) -> None:
-    for q_len in (1, 2, 13):
+    for q_len in (1, 2, 4, 13):
         for head_dim in (64, 128):
             check(*qkv(1, 8, 2, q_len, kv_len, head_dim), is_causal="lower_right")
+            check(*qkv(40, 8, 2, q_len, kv_len, head_dim), is_causal="lower_right")
 
 
 @pytest.mark.parametrize("group", range(1, 17))
 def test_groups(group: int) -> None:
-    for q_len in (1, 3, 128 // group):
+    for q_len in (1, 16 // group, 3, 128 // group):
         check(*qkv(2, 2 * group, 2, q_len, 700, 64), is_causal="lower_right")
 
 
@@ -207,14 +215,15 @@ def test_softcap() -> None:
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("kind", ["padding", "heads", "fp16", "fp32"])
-def test_attn_masks(kind: str, head_dim: int) -> None:
-    Q, K, V = qkv(3, 8, 2, 3, 1500, head_dim)
+@pytest.mark.parametrize("q_len", [3, 7])  # 12 and 28 rows
+def test_attn_masks(q_len: int, kind: str, head_dim: int) -> None:
+    Q, K, V = qkv(3, 8, 2, q_len, 1500, head_dim)
     generator = torch.Generator(DEVICE).manual_seed(9)
     if kind == "padding":  # lengths of 700, none, and all
         lengths = torch.tensor([700, 0, 1500], device=DEVICE)[:, None, None, None]
         mask = torch.arange(1500, device=DEVICE) < lengths
     else:
-        noise = torch.randn(1, 8, 3, 1500, generator=generator, device=DEVICE)
+        noise = torch.randn(1, 8, q_len, 1500, generator=generator, device=DEVICE)
         mask = noise > -0.5 if kind == "heads" else noise.half() if kind == "fp16" else noise
     result = check(Q, K, V, attn_mask=mask, is_causal="lower_right")
     if kind == "padding":
@@ -241,7 +250,9 @@ def test_strides() -> None:
     check(*(x.expand(4, -1, -1, -1) for x in (Q, K, V)))
 
 
-@pytest.mark.parametrize("shape", ["llama_8k", "speculative", "two_tiles", "d256"])
+@pytest.mark.parametrize(
+    "shape", ["llama_8k", "llama_large_batch", "speculative", "two_tiles", "d256"]
+)
 def test_the_same_bits_always(shape: str) -> None:
     Q, K, V = qkv(*SHAPES[shape])
     first = attention_forward(Q, K, V, return_lse=True)
@@ -250,7 +261,13 @@ def test_the_same_bits_always(shape: str) -> None:
         assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
 
 
-@pytest.mark.parametrize("shape", ["llama_batch", "speculative", "two_tiles", "mqa_71_heads"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *("llama_batch", "llama_large_batch", "mha_batch", "sixteen_rows", "sixteen_rows_d64"),
+        *("speculative", "two_tiles", "mqa_71_heads"),
+    ],
+)
 def test_the_same_bits_in_any_batch(shape: str) -> None:
     Q, K, V = qkv(*SHAPES[shape])
     together = attention_forward(Q, K, V)

@@ -85,6 +85,7 @@ _LONG_TABLE = Table(
 
 _DECODE = Case(q_heads=32, q_len=1, kv_len=1024, head_dim=128, dtype="bf16")
 _KEYS = (1024, 4096, 16384, 65536, 131072)
+_BATCHES = ((2, 1024), (4, 8192), (8, 1024), (16, 4096), (64, 1024))
 
 
 def _decode(q_len: int, kv_len: int, group: int) -> Case:
@@ -97,10 +98,12 @@ _DECODE_TABLE = Table(
         *(_decode(n, k, g) for n in (4, 16) for g in (1, 4, 8) for k in (1024, 16384, 131072)),
         varied(_decode(8, 16384, 4), is_causal="lower_right"),
         varied(_decode(8, 16384, 4), batch=16),
+        *(varied(_decode(1, keys, 4), batch=n) for n, keys in _BATCHES),
     ),
     (
         *(_decode(1, keys, group) for group in (1, 8) for keys in (1024, 16384, 131072)),
         _decode(16, 16384, 4),
+        varied(_decode(1, 4096, 4), batch=16),
     ),
     "1 to 16 queries against 1k to 128k keys, bf16, GQA groups 1, 4, 8",
 )
