@@ -33,9 +33,7 @@ AttentionPlan run(const Case& c, const test::Tensors& tensors, emulation::Timing
   return plan;
 }
 
-// Emulated multiprocessors decide the splits. Up to 16 rows per KV head: a multiprocessor for each
-// CTA, of clusters of more than two all but 16. Above: one CTA on each if that occupies them, else
-// two (one above head_dim 128).
+// Emulated multiprocessors decide the splits: there is one for each CTA.
 std::vector<Case> cases() {
   return {
       {.name = "decode_d64", .q_heads = 2, .kv_heads = 2, .q_len = 1, .kv_len = 1000},
@@ -330,11 +328,13 @@ TEST(EmulatedSplitKernel, GivesTheSameBitsInAnyBatch) {
 }
 
 // The batch changes how many CTAs compute a row's shares, not the shares.
-TEST(EmulatedSplitKernel, GivesFewRowsTheSameBitsFromAnyCtas) {
+class EmulatedSplitBits : public ::testing::TestWithParam<int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Queries, EmulatedSplitBits, ::testing::Values(2, 4));
+TEST_P(EmulatedSplitBits, AreTheSameFromAnyCtas) {
   const Case alone = {.name = "alone",
                       .q_heads = 4,
                       .kv_heads = 2,
-                      .q_len = 2,
+                      .q_len = GetParam(),
                       .kv_len = 1200,
                       .causal = Causal::kLowerRight,
                       .multiprocessors = 32};
@@ -385,30 +385,14 @@ AttentionProblem decode(int64_t batch, int64_t q_heads, int64_t kv_heads, int64_
                        head_dim);
 }
 
-TEST(SplitPlan, FillsTheGpuWithOneBatchEntryWhateverTheBatch) {
-  const auto splits = [](const AttentionProblem& problem) {
-    return make_plan(problem, emulated_gpu(132)).splits;
-  };
-  EXPECT_EQ(splits(decode(1, 32, 8, 16, 8192, 128)), 16);
-  EXPECT_EQ(splits(decode(64, 32, 8, 16, 8192, 128)), 16);
-  EXPECT_EQ(splits(decode(1, 32, 8, 16, 1024, 128)), 8);
-  EXPECT_EQ(splits(decode(1, 32, 32, 20, 8192, 128)), 4);  // one a multiprocessor
-  EXPECT_EQ(splits(decode(1, 24, 24, 20, 8192, 128)), 8);  // would leave a quarter of them idle
-  EXPECT_EQ(splits(decode(1, 40, 40, 20, 8192, 128)), 4);
-  EXPECT_EQ(splits(decode(1, 300, 300, 20, 8192, 128)), 1);
-  EXPECT_EQ(splits(decode(1, 8, 8, 20, 300, 64)), 2);
-  EXPECT_EQ(splits(decode(1, 8, 1, 4, 65536, 256)), 8);
-  EXPECT_EQ(make_plan(decode(2, 32, 8, 16, 8192, 128), emulated_gpu(132)).tasks, 2 * 8 * 16);
-  EXPECT_EQ(make_plan(decode(0, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 0);
-}
-
-// Up to 16 rows per KV head. A multiprocessor for each CTA, half of them at least.
-TEST(SplitPlan, DividesKeysOfFewRowsAmongClustersThatFindAPlace) {
+// A multiprocessor for each CTA, half of them at least.
+TEST(SplitPlan, DividesKeysAmongClustersThatFindAPlace) {
   const auto division = [](const AttentionProblem& problem) {
     const AttentionPlan plan = make_plan(problem, emulated_gpu(132));
     return std::pair(plan.splits, ctas_per_cluster(problem, plan));
   };
   EXPECT_EQ(division(decode(1, 32, 8, 1, 8192 + 1, 128)), std::pair(8, 8));
+  EXPECT_EQ(division(decode(1, 32, 8, 16, 8192 + 1, 128)), std::pair(8, 8));
   EXPECT_EQ(division(decode(1, 32, 4, 1, 8192, 128)), std::pair(16, 16));
   EXPECT_EQ(division(decode(1, 32, 32, 1, 8192, 128)), std::pair(2, 2));
   EXPECT_EQ(division(decode(1, 32, 32, 1, 1024, 128)), std::pair(4, 4));  // few keys
@@ -424,6 +408,9 @@ TEST(SplitPlan, DividesKeysOfFewRowsAmongClustersThatFindAPlace) {
   EXPECT_EQ(division(decode(2, 32, 8, 1, 1024, 128)), std::pair(8, 8));  // few keys
   EXPECT_EQ(division(decode(4, 32, 8, 1, 1024, 128)), std::pair(8, 2));
   EXPECT_EQ(division(decode(64, 32, 4, 1, 8192, 256)), std::pair(16, 4));  // room for parts
+  EXPECT_EQ(division(decode(64, 32, 8, 16, 8192, 128)), std::pair(8, 8));  // of 64 rows
+  EXPECT_EQ(make_plan(decode(64, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 64 * 8);
+  EXPECT_EQ(make_plan(decode(0, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 0);
 }
 
 TEST(SplitPlan, PacksEveryPairOnce) {

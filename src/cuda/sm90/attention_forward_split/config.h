@@ -94,7 +94,7 @@ struct Shape {
   // warps leave (a scheduler of the multiprocessor has up to three of these warps).
   constexpr int registers() const {
     const int keys = rows == kFewRows ? warp_keys() : kv_tile;
-    return keys / 2 + keys / 4 + v_head_dim / 2 + 40;
+    return keys / 2 + keys / 4 + v_head_dim / 2 + 52;
   }
   constexpr int ctas_per_multiprocessor() const {
     return registers() <= 168 && stages_if(2) >= (groups() == 1 ? 4 : 3) ? 2 : 1;

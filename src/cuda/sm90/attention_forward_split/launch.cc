@@ -15,8 +15,9 @@ namespace {
 constexpr int64_t kMaxRows = 2 * kManyRows;  // q_len * group
 // Below this one CTA holds all keys, or the merge costs what the split gains.
 constexpr int64_t kMinKeys = 256;
-constexpr int64_t kMinSplitKeys = 128;
-constexpr int64_t kFewKeys = 1024;  // of a CTA
+// Of a share. What it costs to end one grows with its rows.
+constexpr int64_t kMinShare = 128, kMinShareOfManyRows = 256;
+constexpr int64_t kFewKeys = 1024;  // of a share
 
 int64_t group_of(const AttentionProblem& problem) {
   return problem.q_heads() / std::max<int64_t>(problem.kv_heads(), 1);
@@ -32,41 +33,32 @@ int64_t clusters(const AttentionProblem& problem) {  // of one batch entry
   return problem.kv_heads() * packing.head_tiles * packing.q_tiles;
 }
 
-// The most CTAs, a power of two, that a cluster may have of so many clusters and keys for so many
-// CTAs in all.
-int most_ctas(int64_t clusters, int64_t kv_len, int most, int64_t places) {
-  int ctas = 1;
-  while (2 * ctas <= most && clusters * 2 * ctas <= places && kv_len >= kMinSplitKeys * 2 * ctas) {
-    ctas *= 2;
+// How many CTAs a cluster has, a power of two.
+struct ClusterSizes {
+  int64_t kv_len, least_keys;  // of a share
+  int multiprocessors;
+
+  // The most for so many clusters on so many places.
+  int most(int64_t clusters, int limit, int64_t places) const {
+    int ctas = 1;
+    while (2 * ctas <= limit && clusters * 2 * ctas <= places && kv_len >= least_keys * 2 * ctas) {
+      ctas *= 2;
+    }
+    return ctas;
   }
-  return ctas;
-}
-
-// Of a cluster for a tile of many rows.
-int ctas_of_many_rows(int64_t clusters, int64_t kv_len, const Shape& shape, int multiprocessors) {
-  // As many CTAs as the GPU holds at once: any more would wait for a place. One a multiprocessor
-  // where that occupies nearly all of them. 16 CTAs (beyond the portable 8) fit a GPC's
-  // multiprocessors for sure only at two on each.
-  const int each = shape.ctas_per_multiprocessor(), most = each == 2 ? 16 : 8;
-  const int one_each = most_ctas(clusters, kv_len, most, multiprocessors);
-  if (10 * clusters * one_each >= int64_t{9} * multiprocessors) return one_each;
-  return most_ctas(clusters, kv_len, most, int64_t{multiprocessors} * each);
-}
-
-// Of a cluster for a tile of few rows.
-int ctas_of_few_rows(int64_t clusters, int64_t kv_len, int multiprocessors) {
   // Half of the multiprocessors draw all that memory gives. With more clusters some would find no
   // GPC with enough free ones; the CTAs that shared one would keep all others waiting. Pairs always
   // find a place.
-  return std::max(most_ctas(clusters, kv_len, 2, multiprocessors),
-                  most_ctas(clusters, kv_len, 16, multiprocessors - multiprocessors / 16));
-}
-// The same, or twice as many where keys are few: L2 may hold them, which gives more than memory.
-int ctas_of_few_rows_and_keys(int64_t clusters, int64_t kv_len, int multiprocessors) {
-  const int ctas = ctas_of_few_rows(clusters, kv_len, multiprocessors);
-  if (ctas > 4 || kv_len > kFewKeys * ctas) return ctas;
-  return most_ctas(clusters, kv_len, 2 * ctas, multiprocessors);
-}
+  int usual(int64_t clusters) const {
+    return std::max(most(clusters, 2, multiprocessors),
+                    most(clusters, 16, multiprocessors - multiprocessors / 16));
+  }
+  // Twice as many where keys are few: L2 may hold them, which gives more than memory.
+  int of_few_keys(int64_t clusters) const {
+    const int ctas = usual(clusters);
+    return ctas > 4 || kv_len > kFewKeys * ctas ? ctas : most(clusters, 2 * ctas, multiprocessors);
+  }
+};
 
 // How a CTA with so many shares uses its shared memory, if so many CTAs are on a multiprocessor.
 struct Layout {
@@ -87,7 +79,7 @@ Layout lay_out(const Shape& shape, int used_rows, int shares, int each) {
   return each > 1 ? lay_out(shape, used_rows, shares, 1) : Layout{};
 }
 
-int64_t ctas_of(const AttentionProblem& problem, const AttentionPlan& plan) {  // of a cluster
+int64_t planned_ctas(const AttentionProblem& problem, const AttentionPlan& plan) {  // of a cluster
   return plan.tasks / (clusters(problem) * problem.batch());
 }
 
@@ -184,16 +176,14 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   const Shape& shape = choice.shape;
   const int64_t tiles = clusters(problem),
                 all_tiles = tiles * std::max<int64_t>(problem.batch(), 1);
-  const int64_t kv_len = problem.kv_len();
-  int ctas;
-  if (shape.rows == kManyRows) {
-    ctas = plan.splits = ctas_of_many_rows(tiles, kv_len, shape, device.multiprocessors);
-  } else {
-    plan.splits = ctas_of_few_rows_and_keys(tiles, kv_len, device.multiprocessors);
-    // More CTAs pay only if each has one share, whose parts need no room.
-    ctas = ctas_of_few_rows_and_keys(all_tiles, kv_len, device.multiprocessors);
-    if (ctas < plan.splits) ctas = ctas_of_few_rows(all_tiles, kv_len, device.multiprocessors);
-  }
+  const bool few = shape.rows == kFewRows;
+  const ClusterSizes sizes{problem.kv_len(), few ? kMinShare : kMinShareOfManyRows,
+                           device.multiprocessors};
+  plan.splits = sizes.of_few_keys(tiles);
+  int ctas = plan.splits;
+  // More pay only if each has one share, whose parts need no room, of which those of many rows take
+  // too much.
+  if (few && sizes.of_few_keys(all_tiles) < ctas) ctas = sizes.usual(all_tiles);
   for (;; ctas *= 2) {
     const bool one_wave = all_tiles * ctas <= device.multiprocessors;
     const Layout layout = lay_out(shape, plan.q_tile, plan.splits / ctas,
@@ -211,7 +201,7 @@ Params make_params(const AttentionProblem& problem, const AttentionBuffers& buff
   Params params{};
   fill_common(problem, buffers, params);
   const auto log2 = [](int64_t power) { return std::countr_zero(static_cast<uint64_t>(power)); };
-  const int64_t ctas = ctas_of(problem, plan);
+  const int64_t ctas = planned_ctas(problem, plan);
   params.splits_log2 = log2(plan.splits);
   params.ctas_log2 = log2(ctas);
   const Packing packing = params.packing = pack_rows(problem);
@@ -260,7 +250,7 @@ std::unique_ptr<PreparedLaunch> prepare(const AttentionProblem& problem,
   cuda::LaunchShape shape;
   shape.grid[0] = static_cast<uint32_t>(plan.tasks / problem.kv_heads());
   shape.grid[1] = static_cast<uint32_t>(problem.kv_heads());
-  shape.cluster[0] = static_cast<uint32_t>(ctas_of(problem, plan));
+  shape.cluster[0] = static_cast<uint32_t>(planned_ctas(problem, plan));
   shape.threads = static_cast<uint32_t>(plan.threads);
   shape.shared_bytes = plan.shared_bytes;
   shape.programmatic_dependent_launch = true;

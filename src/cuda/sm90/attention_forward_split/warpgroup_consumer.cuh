@@ -93,6 +93,7 @@ struct WarpgroupConsumer {
     issue_pv(o, p, v_stage);
     arch::mma_wait<0>();
     arch::mma_fence_registers(o);
+    free_stage(v_stage);
   }
 
   // The part of one of the CTA's shares, laid out for the cluster.
