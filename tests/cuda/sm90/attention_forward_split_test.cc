@@ -52,7 +52,7 @@ std::vector<Case> cases() {
       {.name = "sixteen_splits_of_few_rows",
        .q_heads = 4,
        .q_len = 2,
-       .kv_len = 2050,
+       .kv_len = 4100,
        .multiprocessors = 32},
       {.name = "sixteen_rows_causal",
        .q_heads = 8,
@@ -335,7 +335,7 @@ TEST_P(EmulatedSplitBits, AreTheSameFromAnyCtas) {
                       .q_heads = 4,
                       .kv_heads = 2,
                       .q_len = GetParam(),
-                      .kv_len = 1200,
+                      .kv_len = 2100,
                       .causal = Causal::kLowerRight,
                       .multiprocessors = 32};
   test::Tensors one(alone);
@@ -405,8 +405,9 @@ TEST(SplitPlan, DividesKeysAmongClustersThatFindAPlace) {
   EXPECT_EQ(division(decode(2, 32, 8, 1, 8192, 128)), std::pair(8, 4));
   EXPECT_EQ(division(decode(8, 32, 8, 1, 8192, 128)), std::pair(8, 2));
   EXPECT_EQ(division(decode(64, 32, 8, 1, 8192, 128)), std::pair(8, 1));
-  EXPECT_EQ(division(decode(2, 32, 8, 1, 1024, 128)), std::pair(8, 8));  // few keys
-  EXPECT_EQ(division(decode(4, 32, 8, 1, 1024, 128)), std::pair(8, 2));
+  EXPECT_EQ(division(decode(3, 32, 8, 1, 2048, 128)), std::pair(8, 4));
+  EXPECT_EQ(division(decode(2, 32, 8, 1, 2048, 128)), std::pair(8, 8));  // few keys
+  EXPECT_EQ(division(decode(4, 32, 8, 1, 1024, 128)), std::pair(4, 4));
   EXPECT_EQ(division(decode(64, 32, 4, 1, 8192, 256)), std::pair(16, 4));  // room for parts
   EXPECT_EQ(division(decode(64, 32, 8, 16, 8192, 128)), std::pair(8, 8));  // of 64 rows
   EXPECT_EQ(make_plan(decode(64, 32, 8, 1, 8192, 128), emulated_gpu(132)).tasks, 64 * 8);

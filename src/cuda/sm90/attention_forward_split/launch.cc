@@ -15,8 +15,6 @@ namespace {
 constexpr int64_t kMaxRows = 2 * kManyRows;  // q_len * group
 // Below this one CTA holds all keys, or the merge costs what the split gains.
 constexpr int64_t kMinKeys = 256;
-// Of a share. What it costs to end one grows with its rows.
-constexpr int64_t kMinShare = 128, kMinShareOfManyRows = 256;
 constexpr int64_t kFewKeys = 1024;  // of a share
 
 int64_t group_of(const AttentionProblem& problem) {
@@ -35,13 +33,19 @@ int64_t clusters(const AttentionProblem& problem) {  // of one batch entry
 
 // How many CTAs a cluster has, a power of two.
 struct ClusterSizes {
-  int64_t kv_len, least_keys;  // of a share
+  int64_t kv_len;
+  bool few_rows;
   int multiprocessors;
+
+  // Keys of a share. Each costs a batch half a microsecond; of a few shares one batch entry gains
+  // more.
+  int64_t least_keys(int shares) const { return few_rows && shares <= 4 ? 128 : 256; }
 
   // The most for so many clusters on so many places.
   int most(int64_t clusters, int limit, int64_t places) const {
     int ctas = 1;
-    while (2 * ctas <= limit && clusters * 2 * ctas <= places && kv_len >= least_keys * 2 * ctas) {
+    while (2 * ctas <= limit && clusters * 2 * ctas <= places &&
+           kv_len >= least_keys(2 * ctas) * 2 * ctas) {
       ctas *= 2;
     }
     return ctas;
@@ -177,8 +181,7 @@ AttentionPlan make_plan(const AttentionProblem& problem, const DeviceProperties&
   const int64_t tiles = clusters(problem),
                 all_tiles = tiles * std::max<int64_t>(problem.batch(), 1);
   const bool few = shape.rows == kFewRows;
-  const ClusterSizes sizes{problem.kv_len(), few ? kMinShare : kMinShareOfManyRows,
-                           device.multiprocessors};
+  const ClusterSizes sizes{problem.kv_len(), few, device.multiprocessors};
   plan.splits = sizes.of_few_keys(tiles);
   int ctas = plan.splits;
   // More pay only if each has one share, whose parts need no room, of which those of many rows take
