@@ -30,6 +30,19 @@ struct RingPosition<1> {
   __device__ __forceinline__ void advance() { parity ^= 1; }
 };
 
+// Of a ring whose length is known when the kernel runs.
+struct RunTimeRingPosition {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // Of one who waits for stages to become free: at first they are.
 template <int kStages>
 __device__ __forceinline__ RingPosition<kStages> first_free() {
@@ -45,6 +58,14 @@ __device__ __forceinline__ int wait_stage(arch::Barrier (&ready)[kStages],
   const int stage = ring.stage;
   arch::barrier_wait(ready[stage], ring.parity);
   ring.advance();
+  return stage;
+}
+// The same of a ring of so many stages, which its array has at least.
+__device__ __forceinline__ int wait_stage(arch::Barrier* ready, RunTimeRingPosition& ring,
+                                          int stages) {
+  const int stage = ring.stage;
+  arch::barrier_wait(ready[stage], ring.parity);
+  ring.advance(stages);
   return stage;
 }
 // The same, unless `known` tells that it is (arch::barrier_test).

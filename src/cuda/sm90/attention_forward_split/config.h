@@ -80,8 +80,7 @@ struct Shape {
   constexpr int warp_parts_bytes(int used_rows, int shares) const {
     return rows == kFewRows ? kConsumerWarps * shares * part_bytes(used_rows) : 0;
   }
-  // Of a ring: K and V of a tile; and the next K where that is multiplied ahead.
-  constexpr int least_stages() const { return rows == kFewRows ? 2 : 3; }
+  static constexpr int kLeastStages = 2;  // of a ring: K and V of a tile, where not ahead
   static constexpr int kBarriersBytes = 1024;
   // Stages of a ring if so many CTAs are on a multiprocessor, which want `extra` bytes each.
   constexpr int stages_if(int ctas, int extra = 0) const {
@@ -160,7 +159,7 @@ struct Config {
 
     uint8_t* rings() { return reinterpret_cast<uint8_t*>(this + 1); }
     uint16_t* stage(int index) {
-      return reinterpret_cast<uint16_t*>(this + 1) + index * kStageElements;
+      return reinterpret_cast<uint16_t*>(rings()) + index * kStageElements;
     }
   };
   static_assert(sizeof(SharedMemory) == kShape.shared_bytes(0));

@@ -21,8 +21,16 @@ __device__ __forceinline__ void consume(SharedMemory& shared, const Params& para
                                         const Coordinates& at) {
   Consumer consumer(shared, params, at);
 #pragma unroll 1
-  for (int share = at.first_share; share < at.end_share; ++share) {
-    consumer.run(share_of(params, at, share), share - at.first_share);
+  for (int number = at.first_share; number < at.end_share; ++number) {
+    float o[Consumer::kOutputs];
+#pragma unroll
+    for (int i = 0; i < Consumer::kOutputs; ++i) o[i] = 0.0f;
+    tile::SoftmaxRows rows;
+    rows.reset();
+    const Share share = share_of(params, at, number);
+    if (share.begin < share.end) consumer.compute(o, rows, share);
+    tile::finish_sums(rows);
+    consumer.lay_out(o, rows, number - at.first_share);
   }
 }
 

@@ -77,7 +77,7 @@ Layout lay_out(const Shape& shape, int used_rows, int shares, int each) {
     const int parts = shape.warp_parts_bytes(used_rows, together ? shares : 1) +
                       shares * shape.part_bytes(used_rows);
     const int stages = std::min(shape.stages(), shape.stages_if(each, parts));
-    if (stages < shape.least_stages() || (together && each > 1)) continue;
+    if (stages < Shape::kLeastStages || (together && each > 1)) continue;
     return {stages, together, shape.shared_bytes(stages, parts)};
   }
   return each > 1 ? lay_out(shape, used_rows, shares, 1) : Layout{};

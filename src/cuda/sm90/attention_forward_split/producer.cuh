@@ -5,6 +5,7 @@
 #include "src/cuda/arch/core.cuh"
 #include "src/cuda/arch/tma.cuh"
 #include "src/cuda/sm90/attention_forward_split/config.h"
+#include "src/cuda/tile/ring.cuh"
 #include "src/cuda/tile/visible_range.cuh"
 
 namespace bsk::sm90::attention_forward_split {
@@ -51,19 +52,6 @@ __device__ __forceinline__ Share share_of(const Params& params, const Coordinate
           at.first_tile + ((share + 1) * at.tiles >> params.splits_log2)};
 }
 
-// A position in a ring of `Params::stages`.
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 template <class Config>
 struct Producer {
   using SharedMemory = typename Config::SharedMemory;
@@ -71,7 +59,7 @@ struct Producer {
   SharedMemory& shared;
   const Params& params;
   const Coordinates at;
-  Ring rings[Config::kGroups] = {};
+  tile::RunTimeRingPosition rings[Config::kGroups] = {};
 
   __device__ __forceinline__ void load_q() {
     const Packing& packing = params.packing;
@@ -87,7 +75,7 @@ struct Producer {
 
   __device__ __forceinline__ void load(const arch::TensorMap& map, int group, int tile, int columns,
                                        int head, int batch) {
-    Ring& ring = rings[group];
+    tile::RunTimeRingPosition& ring = rings[group];
     arch::barrier_wait(shared.stage_free[group][ring.stage], ring.parity ^ 1);
     arch::Barrier& ready = shared.stage_ready[group][ring.stage];
     uint16_t* const stage = shared.stage(group * params.stages + ring.stage);

@@ -8,6 +8,7 @@
 #include "src/cuda/sm90/attention_forward_split/merge.cuh"
 #include "src/cuda/sm90/attention_forward_split/scores.cuh"
 #include "src/cuda/tile/fragment.cuh"
+#include "src/cuda/tile/ring.cuh"
 #include "src/cuda/tile/warp_products.cuh"
 
 namespace bsk::sm90::attention_forward_split {
@@ -26,7 +27,7 @@ struct WarpConsumer {
   const tile::MatrixPlace<tile::kWarpRows, false> q_place;
   const tile::MatrixPlace<Config::kKvTile, true> k_place;
   const tile::MatrixPlace<Config::kKvTile, false> v_place;
-  Ring ring;
+  tile::RunTimeRingPosition ring;
 
   __device__ __forceinline__ WarpConsumer(SharedMemory& shared, const Params& params,
                                           const Coordinates& at)
@@ -57,10 +58,7 @@ struct WarpConsumer {
 
   // The number of the group's next stage, when it is there.
   __device__ __forceinline__ int wait_stage() {
-    const int stage = ring.stage;
-    arch::barrier_wait(shared.stage_ready[group()][stage], ring.parity);
-    ring.advance(packed.params.stages);
-    return stage;
+    return tile::wait_stage(shared.stage_ready[group()], ring, packed.params.stages);
   }
   __device__ __forceinline__ const uint16_t* stage_at(int stage) {
     return shared.stage(group() * packed.params.stages + stage);
@@ -109,15 +107,9 @@ struct WarpConsumer {
     }
   }
 
-  // One of the CTA's shares.
-  __device__ __forceinline__ void run(const Share& share, int part) {
-    float o[kOutputs];
-#pragma unroll
-    for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
-    tile::SoftmaxRows rows;
-    rows.reset();
-    if (share.begin < share.end) compute(o, rows, share);
-    tile::finish_sums(rows);
+  // The part of one of the CTA's shares, made of the warps', laid out for the cluster.
+  __device__ __forceinline__ void lay_out(const float (&o)[kOutputs], const tile::SoftmaxRows& rows,
+                                          int part) {
     const Params& params = packed.params;
     const bool together = params.parts_together;
     if (!together) meet();  // all have read the rings, or the parts of the share before

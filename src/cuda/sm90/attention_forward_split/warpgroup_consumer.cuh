@@ -9,6 +9,7 @@
 #include "src/cuda/sm90/attention_forward_split/scores.cuh"
 #include "src/cuda/tile/fragment.cuh"
 #include "src/cuda/tile/products.cuh"
+#include "src/cuda/tile/ring.cuh"
 
 namespace bsk::sm90::attention_forward_split {
 
@@ -22,17 +23,14 @@ struct WarpgroupConsumer {
   SharedMemory& shared;
   const Coordinates& at;
   const PackedRows<Config> packed;
-  Ring ring;
+  tile::RunTimeRingPosition ring;
 
   __device__ __forceinline__ WarpgroupConsumer(SharedMemory& shared, const Params& params,
                                                const Coordinates& at)
       : shared(shared), at(at), packed(params, at, tile::fragment_row()) {}
 
   __device__ __forceinline__ int wait_stage() {
-    const int stage = ring.stage;
-    arch::barrier_wait(shared.stage_ready[0][stage], ring.parity);
-    ring.advance(packed.params.stages);
-    return stage;
+    return tile::wait_stage(shared.stage_ready[0], ring, packed.params.stages);
   }
   __device__ __forceinline__ void free_stage(int stage) {
     if (tile::lane_index() == 0) arch::barrier_arrive(shared.stage_free[0][stage]);
@@ -97,14 +95,8 @@ struct WarpgroupConsumer {
   }
 
   // The part of one of the CTA's shares, laid out for the cluster.
-  __device__ __forceinline__ void run(const Share& share, int part) {
-    float o[kOutputs];
-#pragma unroll
-    for (int i = 0; i < kOutputs; ++i) o[i] = 0.0f;
-    tile::SoftmaxRows rows;
-    rows.reset();
-    if (share.begin < share.end) compute(o, rows, share);
-    tile::finish_sums(rows);
+  __device__ __forceinline__ void lay_out(const float (&o)[kOutputs], const tile::SoftmaxRows& rows,
+                                          int part) {
     arch::named_barrier_sync(kConsumersBarrier, arch::kWarpgroupThreads);  // all have read the ring
     const Params& params = packed.params;
     offer<Config>(shared, params, params.share_parts, part, o, rows, tile::fragment_row(),
